@@ -1,0 +1,220 @@
+"""Every error that asynchistory raises.
+
+Messages name the remedy. They carry ids, sizes and types, never the content
+of a message and never a secret.
+
+::
+
+    AsyncHistoryError
+    ├── InvalidInputError (ValueError)   the caller's data or arguments
+    │   ├── InvalidRecordError           a record that is not plain JSON of its type
+    │   │   └── RecordTooLargeError      more than 16 MiB or 200 levels deep
+    │   ├── InvalidSessionIdError        not 1 to 512 bytes of UTF-8
+    │   ├── InvalidQueryError            a negative limit, a malformed cursor, ...
+    │   └── ConfigurationError           an unknown URL, a contradictory setting
+    ├── SessionNotFoundError (LookupError)
+    ├── SessionExistsError
+    ├── ConflictError                    the session is not as the caller believed
+    │   ├── SequenceConflictError        ``expected_seq`` did not hold
+    │   ├── IdempotencyMismatchError     a key used again with other content
+    │   └── EpochChangedError            a cursor from before a truncate or delete
+    ├── StorageError                     the store could not do its work
+    │   ├── StorageUnavailableError      cannot be opened, read or written
+    │   ├── BusyError                    locked by another process past the deadline
+    │   ├── ForeignDatabaseError         the file is not an asynchistory database
+    │   ├── NewerSchemaError             written by a newer version of asynchistory
+    │   ├── CorruptRecordError           a checksum does not match (``strict=True``)
+    │   └── OutcomeUnknownError          the write may or may not have happened
+    └── LifecycleError (RuntimeError)    used at the wrong time or place
+        ├── NotOpenError                 used outside ``async with``
+        └── NoEventLoopError             neither asyncio nor trio is running here
+"""
+
+from __future__ import annotations
+
+
+class AsyncHistoryError(Exception):
+    """The base of every error that this library raises on purpose."""
+
+
+class InvalidInputError(AsyncHistoryError, ValueError):
+    """The caller's data or arguments cannot be accepted. Nothing was written."""
+
+
+class InvalidRecordError(InvalidInputError):
+    """A record is not plain JSON of its type. Nothing was written."""
+
+
+class RecordTooLargeError(InvalidRecordError):
+    """A record exceeds 16 MiB as JSON, or nests more than 200 levels deep."""
+
+
+class InvalidSessionIdError(InvalidInputError):
+    """A session id is not 1 to 512 bytes of UTF-8."""
+
+
+class InvalidQueryError(InvalidInputError):
+    """A query's limit, offset, time or cursor cannot be used."""
+
+
+class ConfigurationError(InvalidInputError):
+    """A URL or setting is unknown or contradicts one already in use."""
+
+
+class SessionNotFoundError(AsyncHistoryError, LookupError):
+    """No session has this id.
+
+    Attributes:
+        session_id: the id that was asked for.
+    """
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(
+            f"no session {session_id!r}; append to it or call create_session() first, "
+            "or look for its id with list_sessions()"
+        )
+        self.session_id = session_id
+
+
+class SessionExistsError(AsyncHistoryError):
+    """A session with this id exists already.
+
+    Attributes:
+        session_id: the id that was to be created.
+    """
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"session {session_id!r} exists; pass exist_ok=True to use it as it is")
+        self.session_id = session_id
+
+
+class ConflictError(AsyncHistoryError):
+    """The session is not in the state that the caller believed. Nothing was written."""
+
+
+class SequenceConflictError(ConflictError):
+    """``expected_seq`` is not the session's newest seq.
+
+    Attributes:
+        session_id: the session.
+        expected: the seq that the caller gave.
+        actual: the seq of the session's newest record (0 for none).
+    """
+
+    def __init__(self, session_id: str, expected: int, actual: int) -> None:
+        super().__init__(
+            f"session {session_id!r} stands at seq {actual}, not at the expected {expected}; "
+            "read what was added and try again, or append without expected_seq"
+        )
+        self.session_id = session_id
+        self.expected = expected
+        self.actual = actual
+
+
+class IdempotencyMismatchError(ConflictError):
+    """An idempotency key was used before in this session, with other content.
+
+    Attributes:
+        session_id: the session.
+        idempotency_key: the key.
+    """
+
+    def __init__(self, session_id: str, idempotency_key: str) -> None:
+        super().__init__(
+            f"idempotency key {idempotency_key!r} of session {session_id!r} was used before "
+            "with other content; use a new key for new content"
+        )
+        self.session_id = session_id
+        self.idempotency_key = idempotency_key
+
+
+class EpochChangedError(ConflictError):
+    """A cursor was made before the session was truncated, replaced or made again.
+
+    Attributes:
+        session_id: the session.
+    """
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(
+            f"session {session_id!r} was rewritten since this cursor was made; "
+            "start again without a cursor"
+        )
+        self.session_id = session_id
+
+
+class StorageError(AsyncHistoryError):
+    """The store could not do its work."""
+
+
+class StorageUnavailableError(StorageError):
+    """The store cannot be opened, read or written (permissions, a full disk, ...)."""
+
+
+class BusyError(StorageError):
+    """Another process held the database's write lock past the deadline. Nothing was written."""
+
+
+class ForeignDatabaseError(StorageError):
+    """The file exists and is not an asynchistory database. It was not touched."""
+
+
+class NewerSchemaError(StorageError):
+    """The database was written by a newer asynchistory. It was not touched.
+
+    Attributes:
+        found: the schema version of the database.
+        supported: the newest schema version that this installation knows.
+    """
+
+    def __init__(self, found: int, supported: int) -> None:
+        super().__init__(
+            f"the database has schema {found}, this asynchistory knows up to {supported}; "
+            "upgrade asynchistory (pip install -U asynchistory)"
+        )
+        self.found = found
+        self.supported = supported
+
+
+class CorruptRecordError(StorageError):
+    """A stored record is damaged and the read was ``strict``.
+
+    Attributes:
+        session_id: the session.
+        seq: the record's place in it.
+    """
+
+    def __init__(self, session_id: str, seq: int, reason: str) -> None:
+        super().__init__(
+            f"record {seq} of session {session_id!r} is damaged ({reason}); "
+            "read without strict=True to get the others"
+        )
+        self.session_id = session_id
+        self.seq = seq
+
+
+class OutcomeUnknownError(StorageError):
+    """The connection was lost after a write was sent: it may or may not have happened.
+
+    Attributes:
+        idempotency_key: repeat the call with it; it cannot be stored twice.
+    """
+
+    def __init__(self, idempotency_key: str) -> None:
+        super().__init__(
+            "the outcome of this write is unknown; repeat the call with "
+            f"idempotency_key={idempotency_key!r}, which cannot store it twice"
+        )
+        self.idempotency_key = idempotency_key
+
+
+class LifecycleError(AsyncHistoryError, RuntimeError):
+    """Something was used at a time or place where it cannot work."""
+
+
+class NotOpenError(LifecycleError):
+    """A manager or store was used outside its ``async with`` block."""
+
+
+class NoEventLoopError(LifecycleError):
+    """Neither asyncio nor trio is running in this thread."""

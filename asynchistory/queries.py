@@ -1,0 +1,230 @@
+"""What is asked of a history and what it answers: sessions, pages, statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from asynchistory.records import JSON, StoredRecord
+
+#: The most records that one page may hold.
+MAX_PAGE = 10_000
+
+GroupBy: TypeAlias = Literal["model", "provider", "day", "session", "user"]
+
+
+class Version(NamedTuple):
+    """Where a session stands. Any change moves it; a session made again has another epoch."""
+
+    epoch: int
+    seq: int
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
+    """One conversation.
+
+    Attributes:
+        id: 1 to 512 bytes of UTF-8.
+        user_id: its owner, or None.
+        title: for people.
+        metadata: the application's own JSON.
+        created_at: when it was made.
+        updated_at: when something was last written to it.
+        seq: the seq of its newest record, 0 for none.
+        epoch: changes when records are removed or rewritten, never comes back.
+        forked_from: the id of the session that its first ``fork_seq`` records come from.
+        fork_seq: how many records it shares with it.
+        expires_at: when it may be pruned, or None.
+    """
+
+    id: str
+    user_id: str | None = None
+    title: str | None = None
+    metadata: dict[str, JSON] = {}
+    created_at: datetime
+    updated_at: datetime
+    seq: int = 0
+    epoch: int = 0
+    forked_from: str | None = None
+    fork_seq: int = 0
+    expires_at: datetime | None = None
+
+
+class SessionPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some sessions. ``next`` is the cursor of the page after it, None at the end."""
+
+    sessions: tuple[Session, ...]
+    next: str | None = None
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(self.sessions)
+
+    def __len__(self) -> int:
+        return len(self.sessions)
+
+
+class HistoryQuery(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defaults=True):
+    """Which records of one session to read. Pages are always in ``seq`` order.
+
+    Attributes:
+        session_id: the session.
+        start_time: at or after this time (with a time zone).
+        end_time: before this time (with a time zone).
+        record_types: only these, such as ``("message", "tool_call")``; None for all.
+        model: only records of calls to this model.
+        limit: at most this many records, 0 to 10,000.
+        offset: skip this many first.
+        newest: count ``offset`` and ``limit`` from the newest record backwards
+            instead of from the oldest forwards.
+        before: a page's ``next``: the records before it (implies ``newest``).
+        after: a page's ``next``: the records after it.
+        with_total: also count all records that match.
+        strict: raise :class:`~asynchistory.CorruptRecordError` at a damaged record
+            instead of handing out a :class:`~asynchistory.CorruptRecord` in its place.
+    """
+
+    session_id: str
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    record_types: tuple[str, ...] | None = None
+    model: str | None = None
+    limit: int = 100
+    offset: int = 0
+    newest: bool = False
+    before: str | None = None
+    after: str | None = None
+    with_total: bool = False
+    strict: bool = False
+
+
+class HistoryPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Records in ``seq`` order.
+
+    ``total`` counts all that match, if that was asked for. ``next`` is the
+    cursor to go on with, in the direction of the query; None at the end.
+    """
+
+    records: tuple[StoredRecord, ...]
+    total: int | None = None
+    next: str | None = None
+
+    def __iter__(self) -> Iterator[StoredRecord]:
+        return iter(self.records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+class Tail(msgspec.Struct, frozen=True):
+    """A session's newest records, without a gap, as of one moment."""
+
+    version: Version
+    records: tuple[StoredRecord, ...]
+
+
+class Appended(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a batch stands. ``replayed``: an earlier call with its idempotency key stored it."""
+
+    session_id: str
+    epoch: int
+    first_seq: int
+    last_seq: int
+    replayed: bool = False
+
+
+class SessionSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A session and the number of its records by type, and of its messages by role."""
+
+    session: Session
+    records: int
+    record_types: dict[str, int]
+    roles: dict[str, int]
+    tool_calls: int
+    tool_results: int
+
+
+class StoreCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """How much a store holds, counted by the database.
+
+    ``tool_calls`` and ``tool_results`` count those inside messages.
+    """
+
+    sessions: int
+    records: int
+    record_types: dict[str, int]
+    roles: dict[str, int]
+    tool_calls: int
+    tool_results: int
+
+
+class TokenStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens summed over calls, each call once.
+
+    ``calls`` counts those with known usage and ``unknown_calls`` the others.
+    ``groups`` holds the same per model, day, ... as asked for.
+    """
+
+    calls: int = 0
+    unknown_calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    groups: dict[str, TokenStatistics] = {}
+
+
+class Amounts(msgspec.Struct, frozen=True, kw_only=True):
+    """Money in one currency."""
+
+    input_cost: Decimal = Decimal(0)
+    output_cost: Decimal = Decimal(0)
+    total_cost: Decimal = Decimal(0)
+
+
+class CostStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """Costs summed over calls, each call once, per currency.
+
+    ``calls`` counts those with a known total and ``unknown_calls`` the others.
+    """
+
+    calls: int = 0
+    unknown_calls: int = 0
+    currencies: dict[str, Amounts] = {}
+    groups: dict[str, CostStatistics] = {}
+
+
+class LLMStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """Model calls. Times are in seconds, over the calls that report them; None if none does."""
+
+    requests: int = 0
+    responses: int = 0
+    mean_response_time: float | None = None
+    max_response_time: float | None = None
+    mean_time_to_first_token: float | None = None
+    finish_reasons: dict[str, int] = {}
+    groups: dict[str, LLMStatistics] = {}
+
+
+class StatisticsQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Over which calls statistics are made.
+
+    Attributes:
+        session_id: only this session.
+        user_id: only this user's sessions.
+        model: only this model.
+        since: calls of this day and later (``YYYY-MM-DD``, UTC).
+        until: calls of this day and earlier.
+        group_by: what ``groups`` of the answer is keyed by, or None.
+    """
+
+    session_id: str | None = None
+    user_id: str | None = None
+    model: str | None = None
+    since: str | None = None
+    until: str | None = None
+    group_by: GroupBy | None = "model"
