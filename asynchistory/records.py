@@ -126,6 +126,7 @@ class Record(_Shape, frozen=True, kw_only=True, tag_field="record_type"):
         metadata: the application's own JSON.
     """
 
+    #: The type's name, such as ``message``.
     record_type: ClassVar[str]
 
     seq: int = 0
@@ -133,10 +134,6 @@ class Record(_Shape, frozen=True, kw_only=True, tag_field="record_type"):
     record_id: str = ""
     timestamp: datetime | None = None
     metadata: dict[str, JSON] = {}
-
-    def __init_subclass__(cls, *, tag: str = "", **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls.record_type = tag
 
 
 class Message(Record, frozen=True, kw_only=True, tag="message"):
@@ -274,6 +271,8 @@ StoredRecord: TypeAlias = AnyRecord | CorruptRecord
 RECORD_TYPES: tuple[type[Record], ...] = (
     Message, ToolCall, LLMRequest, LLMResponse, TokenUsage, Cost, Checkpoint,
 )  # fmt: skip
+for _cls in RECORD_TYPES:
+    _cls.record_type = str(_cls.__struct_config__.tag)
 #: The names of the record types, as queries and the command line take them.
 RECORD_TYPE_NAMES: tuple[str, ...] = tuple(cls.record_type for cls in RECORD_TYPES)
 

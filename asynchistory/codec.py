@@ -1,0 +1,338 @@
+"""Records to rows and back: validation, bounds, checksums.
+
+A record is accepted when it is equal to what its own JSON decodes to. That one
+comparison refuses everything that JSON would lose or change (NaN, infinity,
+tuples, non-string keys, dates, bytes, wrong field types), whatever its cause.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from asynchistory._ids import new_record_id, now_us
+from asynchistory.errors import CorruptRecordError, InvalidRecordError, RecordTooLargeError
+from asynchistory.records import (
+    JSON,
+    MONEY_UNIT,
+    RECORD_TYPES,
+    AnyPart,
+    AnyRecord,
+    CorruptRecord,
+    Cost,
+    LLMResponse,
+    Record,
+    StoredRecord,
+    TokenUsage,
+    Usage,
+)
+
+#: A record takes at most this many bytes as JSON.
+MAX_RECORD_BYTES = 16 * 1024 * 1024
+#: JSON nests at most this deep.
+MAX_DEPTH = 200
+#: Tokens of one call: what every JSON reader takes for an exact integer.
+MAX_TOKENS = 2**53
+#: Money of one call, in units of its currency: what 64 bits hold at 1e-12 a unit.
+MAX_MONEY = 9_000_000
+
+#: Record types as stores write them. A number is never given again.
+TYPE_CODES: dict[str, int] = {cls.record_type: code for code, cls in enumerate(RECORD_TYPES, 1)}
+
+_CODES: dict[type, int] = {cls: TYPE_CODES[cls.record_type] for cls in RECORD_TYPES}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_HEAD = struct.Struct(">Bq16s")
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(AnyRecord).decode
+
+
+class Row(NamedTuple):
+    """A record as a store writes it. Session and ``seq`` are the store's to give."""
+
+    type: int
+    timestamp: int  # microseconds since 1970, UTC
+    record_id: bytes  # 16 bytes
+    body: str  # JSON of what the other columns do not hold
+    checksum: int  # CRC-32 of the other columns
+
+
+def encode_record(record: Record) -> Row:
+    """Validate a record and turn it into a row.
+
+    Raises:
+        InvalidRecordError: the record is not plain JSON of its type.
+        RecordTooLargeError: it is over 16 MiB, or deeper than 200 levels.
+    """
+    code = _CODES.get(type(record))
+    if code is None:
+        raise InvalidRecordError(
+            f"expected one of the record types, got {type(record).__name__}; "
+            "asynchistory.formats turns provider messages into records"
+        )
+    bare = replace(record, seq=0, session_id="", record_id="", timestamp=None)
+    body = _checked_json(bare)
+    if b'"extra":' in body:
+        body = _encode(_flatten(bare))
+    timestamp = to_microseconds(record.timestamp) if record.timestamp else now_us()
+    record_id = _id_bytes(record.record_id) if record.record_id else new_record_id()
+    checksum = zlib.crc32(body, zlib.crc32(_HEAD.pack(code, timestamp, record_id)))
+    return Row(code, timestamp, record_id, body.decode(), checksum)
+
+
+def decode_row(
+    session_id: str, seq: int, code: int, timestamp: int, record_id: bytes, body: bytes,
+    checksum: int, strict: bool = False,
+) -> StoredRecord:  # fmt: skip
+    """Turn a stored row back into its record.
+
+    A row that does not match its checksum or cannot be decoded gives a
+    :class:`CorruptRecord`.
+
+    Raises:
+        CorruptRecordError: the row is damaged and ``strict`` is true.
+    """
+    try:
+        if zlib.crc32(body, zlib.crc32(_HEAD.pack(code, timestamp, record_id))) != checksum:
+            raise ValueError("checksum")
+        record = decode_body(body)
+        stamp = from_microseconds(timestamp)
+    except (struct.error, TypeError, ValueError, OverflowError, RecursionError) as error:
+        reason = "checksum" if str(error) == "checksum" else type(error).__name__
+        if strict:
+            raise CorruptRecordError(session_id, seq, reason) from None
+        return CorruptRecord(session_id=session_id, seq=seq, reason=reason)
+    return replace(
+        record, seq=seq, session_id=session_id, record_id=record_id.hex(), timestamp=stamp
+    )
+
+
+def decode_body(body: bytes | str) -> AnyRecord:
+    """Decode a record's JSON; fields that this version does not know go into ``extra``.
+
+    Raises:
+        ValueError: the JSON is broken or of no known record type.
+    """
+    try:
+        return _decode(body)
+    except msgspec.ValidationError:
+        data = msgspec.json.decode(body)
+        _collect_unknown(data)
+        return msgspec.convert(data, AnyRecord, strict=True, builtin_types=())
+
+
+def encode_json(value: JSON, what: str) -> str:
+    """Encode metadata or another JSON value, refusing what JSON would lose.
+
+    Raises:
+        InvalidRecordError: see :func:`encode_record`.
+    """
+    return _checked_json(value, what, msgspec.json.decode).decode()
+
+
+def digest(operation: str, rows: Iterable[Row]) -> bytes:
+    """What an idempotency key stands for: the operation and the bodies, without ids and times."""
+    state = blake2b(operation.encode(), digest_size=16)
+    for row in rows:
+        body = row.body.encode()
+        state.update(len(body).to_bytes(8, "big"))
+        state.update(body)
+    return state.digest()
+
+
+def to_microseconds(moment: datetime) -> int:
+    """A time with a zone as microseconds since 1970, UTC.
+
+    Raises:
+        InvalidRecordError: the time has no zone.
+    """
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
+        raise InvalidRecordError(
+            "a timestamp must be a datetime with a time zone, such as datetime.now(UTC)"
+        )
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def from_microseconds(value: int) -> datetime:
+    """The reverse of :func:`to_microseconds`."""
+    return _EPOCH + timedelta(microseconds=value)
+
+
+def to_units(amount: Decimal | None) -> int | None:
+    """Money as an integer of 1e-12 units."""
+    return None if amount is None else int(amount.scaleb(12))
+
+
+def from_units(units: int) -> Decimal:
+    """The reverse of :func:`to_units`."""
+    return Decimal(units).scaleb(-12).normalize() + Decimal(0)
+
+
+# -- what is refused ---------------------------------------------------------------------------
+
+
+def _checked_json(
+    value: Any, what: str | None = None, decode: Callable[[bytes], Any] = _decode
+) -> bytes:
+    what = what or f"the {value.record_type} record"
+    try:
+        body = _encode(value)
+        _check_bounds(body, what)
+        if decode(body) != value:
+            raise InvalidRecordError(f"{what} is not plain JSON: {_describe_loss(value)}")
+    except RecursionError:
+        raise RecordTooLargeError(
+            f"{what} contains itself or nests more than {MAX_DEPTH} levels; flatten it"
+        ) from None
+    except InvalidRecordError:
+        raise
+    except UnicodeError:
+        raise InvalidRecordError(
+            f"{what} has text with a lone surrogate, which is not Unicode; decode its source "
+            "with errors='replace'"
+        ) from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidRecordError(f"{what} is malformed: {_safe_reason(error)}") from None
+    if isinstance(value, Record) and (check := _FIELD_CHECKS.get(type(value))):
+        check(value)
+    return body
+
+
+def _check_bounds(body: bytes, what: str) -> None:
+    if len(body) > MAX_RECORD_BYTES:
+        raise RecordTooLargeError(
+            f"{what} takes {len(body)} bytes as JSON, over the limit of {MAX_RECORD_BYTES}; "
+            "store large content elsewhere and keep a Uri or File part"
+        )
+    brackets = body.count(b"[") + body.count(b"{")
+    if brackets > MAX_DEPTH and _depth(msgspec.json.decode(body)) > MAX_DEPTH:
+        raise RecordTooLargeError(f"{what} nests more than {MAX_DEPTH} levels; flatten it")
+
+
+def _depth(value: JSON) -> int:
+    level, depth = [value], 0
+    while level := [item for item in level if type(item) in (dict, list)]:
+        depth += 1
+        level = [child for item in level for child in (item.values() if type(item) is dict else item)]
+    return depth
+
+
+def _describe_loss(value: Any) -> str:
+    """Which kind of value would not come back from JSON as it is. Never the value itself."""
+    todo = [msgspec.structs.asdict(value) if isinstance(value, msgspec.Struct) else value]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, msgspec.Struct):
+            todo += msgspec.structs.asdict(item).values()
+        elif type(item) is dict:
+            if any(not isinstance(key, str) for key in item):
+                return "an object has keys that are not strings"
+            todo += item.values()
+        elif type(item) in (list, tuple) and not (type(item) is tuple and _is_json_tuple(item)):
+            todo += item
+        elif type(item) is tuple:
+            return "it holds a tuple; use a list"
+        elif type(item) is float and (item != item or item in (float("inf"), float("-inf"))):
+            return "it holds NaN or an infinity; use None or text"
+        elif not isinstance(item, (str, int, float, type(None), bytes, Decimal, list)):
+            return f"it holds a {type(item).__name__}; convert it to text or numbers"
+    return "it changes on the way through JSON; use only None, bool, numbers, text, lists and objects"
+
+
+def _is_json_tuple(value: tuple[Any, ...]) -> bool:
+    return not all(isinstance(item, msgspec.Struct) for item in value)
+
+
+def _safe_reason(error: Exception) -> str:
+    # msgspec names types and places ("Expected `str`, got `int` - at `$.role`"), and, of an
+    # unknown tag, the tag. Anything else might quote content.
+    if isinstance(error, msgspec.ValidationError) and "Invalid value" not in str(error):
+        return str(error)
+    return f"{type(error).__name__}; use only None, bool, numbers, text, lists and objects"
+
+
+def _check_usage(record: TokenUsage | Usage, what: str = "token_usage") -> None:
+    for name in Usage.__struct_fields__[1:]:
+        count = getattr(record, name)
+        if count is not None and not 0 <= count <= MAX_TOKENS:
+            raise InvalidRecordError(f"{name} of a {what} record must be 0 to 2**53")
+
+
+def _check_response(record: LLMResponse) -> None:
+    if record.usage is not None:
+        _check_usage(record.usage, "llm_response")
+
+
+def _check_cost(record: Cost) -> None:
+    for name in ("input_cost", "output_cost", "total_cost"):
+        amount: object = getattr(record, name)
+        if amount is None:
+            continue
+        if not isinstance(amount, Decimal):
+            raise InvalidRecordError(f"{name} must be a Decimal; asynchistory.money() makes one")
+        if not amount.is_finite() or abs(amount) > MAX_MONEY or amount % MONEY_UNIT:
+            raise InvalidRecordError(
+                f"{name} must be finite, at most {MAX_MONEY} and of at most 12 decimal places; "
+                "asynchistory.money() rounds an amount to that"
+            )
+
+
+_FIELD_CHECKS: dict[type, Callable[[Any], None]] = {
+    TokenUsage: _check_usage,
+    LLMResponse: _check_response,
+    Cost: _check_cost,
+}
+
+
+def _id_bytes(record_id: str) -> bytes:
+    try:
+        raw = bytes.fromhex(record_id)
+    except (TypeError, ValueError):
+        raw = b""
+    if len(raw) != 16:
+        raise InvalidRecordError("record_id must be 32 hexadecimal digits; leave it out to get one")
+    return raw
+
+
+# -- fields of a newer version -----------------------------------------------------------------
+
+_PARTS = {cls.__struct_config__.tag: cls for cls in AnyPart.__args__}  # type: ignore[attr-defined]
+_RECORDS = {cls.record_type: cls for cls in RECORD_TYPES}
+
+
+def _nested(data: Any) -> Iterable[tuple[Any, type[msgspec.Struct] | None]]:
+    """The places of a record's JSON that are objects of a type of ours."""
+    if isinstance(data, dict):
+        yield data, _RECORDS.get(data.get("record_type", ""))
+        yield data.get("usage"), Usage
+        for part in data.get("parts") or ():
+            if isinstance(part, dict):
+                yield part, _PARTS.get(part.get("type", ""))
+
+
+def _collect_unknown(data: Any) -> None:
+    for place, cls in list(_nested(data)):
+        if not isinstance(place, dict) or cls is None:
+            continue
+        known = {*cls.__struct_encode_fields__, cls.__struct_config__.tag_field}
+        if unknown := place.keys() - known:
+            place["extra"] = {name: place.pop(name) for name in sorted(unknown)}
+
+
+def _flatten(record: Record) -> dict[str, JSON]:
+    data: dict[str, JSON] = msgspec.json.decode(_encode(record))
+    for place, _ in list(_nested(data)):
+        if isinstance(place, dict) and "extra" in place:
+            extra = place.pop("extra")
+            if taken := extra.keys() & place.keys():
+                raise InvalidRecordError(f"extra repeats {len(taken)} fields of the record; rename them")
+            place.update(extra)
+    return data
