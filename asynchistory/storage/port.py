@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 from asynchistory.queries import (
     Appended,
@@ -151,9 +151,17 @@ class Storage(ABC):
 
     @abstractmethod
     async def list_sessions(
-        self, *, user_id: str | None, limit: int, after: str | None
+        self,
+        *,
+        user_id: str | None,
+        order: Literal["updated", "created"],
+        limit: int,
+        after: str | None,
     ) -> SessionPage:
-        """Sessions, newest made first, those of ``user_id`` if given; ``after`` is a page's ``next``."""
+        """Sessions, those of ``user_id`` if given; ``after`` is a page's ``next``.
+
+        ``updated``: the last written first. ``created``: the first made first.
+        """
 
     @abstractmethod
     async def update_session(

@@ -1,0 +1,181 @@
+"""One event-loop run: its identity, and waits that end with a known outcome.
+
+asyncio and trio are told apart here and nowhere else. trio is imported only
+where it is already running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from asynchistory.errors import NoEventLoopError
+
+if TYPE_CHECKING:
+    import trio
+
+
+def current_run() -> object:
+    """The running event loop (asyncio) or the trio token of this run.
+
+    The object itself is the identity. Its ``id()`` is not: ids are given
+    again, and a run that starts after another ended may get the same one.
+
+    Raises:
+        NoEventLoopError: neither asyncio nor trio is running in this thread.
+    """
+    if _in_trio():
+        return sys.modules["trio"].lowlevel.current_trio_token()
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise NoEventLoopError(
+            "no event loop runs in this thread; from synchronous code use asynchistory_compat"
+        ) from None
+
+
+def _in_trio() -> bool:
+    # First trio, then asyncio: in trio's guest mode the host's asyncio loop is running too.
+    trio = sys.modules.get("trio")
+    return trio is not None and bool(trio.lowlevel.in_trio_task())
+
+
+async def checkpoint_if_cancelled() -> None:
+    """Raise a pending cancellation on trio, where every await is a checkpoint; else go on."""
+    if _in_trio():
+        await sys.modules["trio"].lowlevel.checkpoint_if_cancelled()
+
+
+class Waiter(ABC):
+    """One task's wait for an outcome that another thread or task brings.
+
+    Made by :func:`new_waiter` in the task that will wait, waited for once, and
+    ended by :func:`wake`. An operation completes or is cancelled, never both:
+    a cancellation ends the wait only if ``withdraw`` can still call the work
+    off. If not, the wait goes on to the outcome, and the cancellation is
+    delivered at the task's next await.
+    """
+
+    __slots__ = ("done", "run")
+
+    def __init__(self, run: Any) -> None:
+        self.run = run
+        self.done = False
+
+    @abstractmethod
+    async def wait(self, withdraw: Callable[[], bool]) -> None:
+        """Return when woken; raise the cancellation if ``withdraw()`` called the work off."""
+
+    @abstractmethod
+    def post(self, waiters: list[Waiter]) -> None:
+        """Have ``waiters``, all of this one's run, woken in their own thread."""
+
+
+class _AsyncioWaiter(Waiter):
+    __slots__ = ("_future",)
+    run: asyncio.AbstractEventLoop
+    _future: asyncio.Future[None] | None
+
+    def __init__(self, run: asyncio.AbstractEventLoop) -> None:
+        super().__init__(run)
+        self._future = None
+
+    async def wait(self, withdraw: Callable[[], bool]) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "a coroutine on asyncio always runs in a task"
+        cancelling = task.cancelling()
+        absorbed: asyncio.CancelledError | None = None
+        while not self.done:
+            self._future = self.run.create_future()
+            try:
+                await self._future
+            except asyncio.CancelledError as error:
+                if not self.done and withdraw():
+                    raise
+                absorbed = error
+            except BaseException:
+                withdraw()
+                raise
+        if absorbed is not None:
+            # Later, not now: delivered at once, it would outlive a timeout block that ends
+            # right after this call.
+            self.run.call_soon(_redeliver, task, cancelling, absorbed.args)
+
+    def post(self, waiters: list[Waiter]) -> None:
+        self.run.call_soon_threadsafe(_wake_asyncio, waiters)
+
+
+def _redeliver(task: asyncio.Task[Any], cancelling: int, args: tuple[Any, ...]) -> None:
+    # The scope that cancelled may have ended meanwhile; it has then taken its request back.
+    if not task.done() and task.cancelling() > cancelling:
+        task.uncancel()
+        task.cancel(*args)
+
+
+def _wake_asyncio(waiters: list[Waiter]) -> None:
+    for waiter in waiters:
+        waiter.done = True
+        future = waiter._future  # type: ignore[attr-defined]
+        if future is not None and not future.done():
+            future.set_result(None)
+
+
+class _TrioWaiter(Waiter):
+    __slots__ = ("_task",)
+    run: trio.lowlevel.TrioToken
+    _task: trio.lowlevel.Task | None
+
+    def __init__(self, run: trio.lowlevel.TrioToken) -> None:
+        super().__init__(run)
+        self._task = None
+
+    async def wait(self, withdraw: Callable[[], bool]) -> None:
+        lowlevel = sys.modules["trio"].lowlevel
+
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            if not withdraw():
+                return lowlevel.Abort.FAILED
+            self._task = None
+            return lowlevel.Abort.SUCCEEDED
+
+        if not self.done:
+            self._task = lowlevel.current_task()
+            await lowlevel.wait_task_rescheduled(abort)
+
+    def post(self, waiters: list[Waiter]) -> None:
+        self.run.run_sync_soon(_wake_trio, waiters)
+
+
+def _wake_trio(waiters: list[Waiter]) -> None:
+    reschedule = sys.modules["trio"].lowlevel.reschedule
+    for waiter in waiters:
+        waiter.done = True
+        if waiter._task is not None:  # type: ignore[attr-defined]
+            reschedule(waiter._task)  # type: ignore[attr-defined]
+
+
+def new_waiter() -> Waiter:
+    """A waiter for the current task.
+
+    Raises:
+        NoEventLoopError: neither asyncio nor trio is running in this thread.
+    """
+    run: Any = current_run()
+    return _AsyncioWaiter(run) if isinstance(run, asyncio.AbstractEventLoop) else _TrioWaiter(run)
+
+
+def wake(waiters: Iterable[Waiter]) -> None:
+    """Wake these, from any thread, with one call into each event loop."""
+    by_run: dict[object, list[Waiter]] = {}
+    for waiter in waiters:
+        by_run.setdefault(waiter.run, []).append(waiter)
+    for group in by_run.values():
+        try:
+            group[0].post(group)
+        except RuntimeError:
+            # That run is over (asyncio: "Event loop is closed", trio: RunFinishedError):
+            # nobody waits there any more.
+            continue

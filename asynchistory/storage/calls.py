@@ -1,0 +1,126 @@
+"""Facts about model calls, taken from records: what statistics are made of.
+
+One call is described by several records (request, response, usage, cost) with
+one request id. A store keeps one row a call, merged from them, so that nothing
+is counted twice:
+
+- a request's model counts before a response's, which may name a dated variant;
+- the usage of a ``token_usage`` record counts before the response's own, the
+  newest of several counts;
+- of several costs the newest counts;
+- a call belongs to the day (UTC) of its first record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Any, NamedTuple
+
+from asynchistory.codec import Row, to_units
+from asynchistory.errors import InvalidQueryError
+from asynchistory.records import Cost, LLMRequest, LLMResponse, Record, TokenUsage, Usage
+
+_DAY_US = 86_400_000_000
+_EPOCH_DAY = date(1970, 1, 1).toordinal()
+
+
+class CallFacts(NamedTuple):
+    """What one record says of its call; None is what it does not say."""
+
+    request: str
+    provider: str
+    model: str
+    day: int  # days since 1970-01-01, UTC
+    requested: int = 0
+    responded: int = 0
+    finish_reason: str | None = None
+    response_us: int | None = None
+    first_token_us: int | None = None
+    usage_rank: int = 0  # 0 unknown, 1 from the response, 2 from a token_usage record
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    total_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    priced: int = 0
+    currency: str | None = None
+    input_cost: int | None = None  # 1e-12 units
+    output_cost: int | None = None
+    total_cost: int | None = None
+
+
+def call_facts(records: Sequence[Record], rows: Sequence[Row]) -> tuple[CallFacts, ...]:
+    """The facts in these records; ``rows`` are the same records as rows."""
+    return tuple(
+        _facts(record, row.timestamp // _DAY_US)
+        for record, row in zip(records, rows, strict=True)
+        if isinstance(record, (LLMRequest, LLMResponse, TokenUsage, Cost))
+    )
+
+
+def _facts(record: LLMRequest | LLMResponse | TokenUsage | Cost, day: int) -> CallFacts:
+    base = CallFacts(record.request_id, record.provider, record.model, day)
+    if isinstance(record, LLMRequest):
+        return base._replace(requested=1)
+    if isinstance(record, LLMResponse):
+        return base._replace(
+            responded=1,
+            finish_reason=record.finish_reason,
+            response_us=_us(record.response_time),
+            first_token_us=_us(record.time_to_first_token),
+            **_usage(record.usage, 1),
+        )
+    if isinstance(record, TokenUsage):
+        return base._replace(**_usage(record, 2))
+    return base._replace(
+        priced=1,
+        currency=record.currency,
+        input_cost=to_units(record.input_cost),
+        output_cost=to_units(record.output_cost),
+        total_cost=to_units(_total(record.total_cost, record.input_cost, record.output_cost)),
+    )
+
+
+def _usage(usage: Usage | TokenUsage | None, rank: int) -> dict[str, Any]:
+    if usage is None:
+        return {}
+    total = _total(usage.total_tokens, usage.input_tokens, usage.output_tokens)
+    if total is None and usage.input_tokens is None and usage.output_tokens is None:
+        return {}
+    return {
+        "usage_rank": rank,
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "total_tokens": total,
+        "cached_tokens": usage.cached_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+    }
+
+
+def _total(total: Any, first: Any, second: Any) -> Any:
+    """A total that was not given, where its two halves were."""
+    if total is None and first is not None and second is not None:
+        return first + second
+    return total
+
+
+def _us(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1_000_000)
+
+
+def day_number(day: str) -> int:
+    """``YYYY-MM-DD`` as days since 1970-01-01.
+
+    Raises:
+        InvalidQueryError: it is not such a day.
+    """
+    try:
+        return date.fromisoformat(day).toordinal() - _EPOCH_DAY
+    except (TypeError, ValueError):
+        raise InvalidQueryError("a day is written YYYY-MM-DD") from None
+
+
+def day_name(number: int) -> str:
+    """The reverse of :func:`day_number`."""
+    return date.fromordinal(number + _EPOCH_DAY).isoformat()

@@ -1,0 +1,222 @@
+"""What readers do inside a read transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import apsw
+import msgspec
+
+from asynchistory.codec import TYPE_CODES, decode_row, from_microseconds, to_microseconds
+from asynchistory.errors import SessionNotFoundError
+from asynchistory.queries import (
+    HistoryPage,
+    HistoryQuery,
+    Session,
+    SessionPage,
+    SessionSummary,
+    StoreCounts,
+    Tail,
+    Version,
+)
+from asynchistory.records import StoredRecord
+from asynchistory.storage.cursors import make_cursor, parse_cursor, seq_of
+from asynchistory.storage.text import matches
+
+#: Bytes, not text: damaged UTF-8 must not fail the whole read.
+_COLUMNS = "r.seq, r.type, r.ts, r.id, CAST(r.body AS BLOB), r.crc"
+_VALID = "CASE WHEN json_valid(r.body) THEN r.body END"
+_SESSION = (
+    "SELECT s.id, s.user_id, s.title, s.metadata, s.created, s.updated, s.seq, s.epoch, "
+    "p.id, s.fork_seq, s.expires, s.sid "
+    "FROM sessions s LEFT JOIN sessions p ON p.sid = s.forked_from "
+)
+_TYPE_NAMES = {code: name for name, code in TYPE_CODES.items()}
+
+#: The look-up of :meth:`asynchistory.storage.sqlite.SQLiteStorage.version`.
+VERSION = "SELECT epoch, seq FROM sessions WHERE id = ?"
+
+
+def tail(db: apsw.Connection, session_id: str, limit: int) -> Tail | None:
+    """See :meth:`asynchistory.storage.port.Storage.tail`."""
+    found = _place(db, session_id)
+    if found is None:
+        return None
+    sid, epoch, seq = found
+    rows = db.execute(
+        f"SELECT {_COLUMNS} FROM records r WHERE r.sid = ? AND r.seq > ? ORDER BY r.seq",
+        (sid, seq - limit),
+    )
+    return Tail(Version(epoch, seq), tuple(decode_row(session_id, *row) for row in rows))
+
+
+def page(db: apsw.Connection, query: HistoryQuery) -> HistoryPage:
+    """See :meth:`asynchistory.storage.port.Storage.read`."""
+    found = _place(db, query.session_id)
+    if found is None:
+        raise SessionNotFoundError(query.session_id)
+    sid, epoch, _seq = found
+    where, values = _filters(query, sid)
+    total = None
+    if query.with_total:
+        total = _scalar(db, f"SELECT count(*) FROM records r WHERE {where}", values)
+    backwards = query.newest or query.before is not None
+    for cursor, sign in ((query.after, ">"), (query.before, "<")):
+        if cursor is not None:
+            where += f" AND r.seq {sign} ?"
+            values.append(seq_of(cursor, query.session_id, epoch))
+    rows = db.execute(
+        f"SELECT {_COLUMNS} FROM records r WHERE {where} "
+        f"ORDER BY r.seq {'DESC' if backwards else 'ASC'} LIMIT ? OFFSET ?",
+        (*values, query.limit + 1, query.offset),
+    ).fetchall()
+    more = len(rows) > query.limit
+    rows = rows[: query.limit]
+    cursor = make_cursor(epoch, rows[-1][0]) if more and rows else None
+    if backwards:
+        rows.reverse()
+    records = tuple(decode_row(query.session_id, *row, strict=query.strict) for row in rows)
+    return HistoryPage(records=records, total=total, next=cursor)
+
+
+def _filters(query: HistoryQuery, sid: int) -> tuple[str, list[Any]]:
+    where, values = ["r.sid = ?"], [sid]
+    if query.start_time is not None:
+        where.append("r.ts >= ?")
+        values.append(to_microseconds(query.start_time))
+    if query.end_time is not None:
+        where.append("r.ts < ?")
+        values.append(to_microseconds(query.end_time))
+    if query.record_types is not None:
+        where.append(f"r.type IN ({','.join('?' * len(query.record_types))})")
+        values += [TYPE_CODES[name] for name in query.record_types]
+    if query.model is not None:
+        where.append(f"json_extract({_VALID}, '$.model') = ?")
+        values.append(query.model)
+    return " AND ".join(where), values
+
+
+def search(
+    db: apsw.Connection, terms: list[str], session_id: str | None, user_id: str | None, limit: int
+) -> list[StoredRecord]:
+    """See :meth:`asynchistory.storage.port.Storage.search`."""
+    where, values = ["r.type IN (?, ?)"], [TYPE_CODES["message"], TYPE_CODES["tool_call"]]
+    for column, value in (("s.id", session_id), ("s.user_id", user_id)):
+        if value is not None:
+            where.append(f"{column} = ?")
+            values.append(value)
+    rows = db.execute(
+        f"SELECT s.id, {_COLUMNS} FROM records r JOIN sessions s USING(sid) "
+        f"WHERE {' AND '.join(where)} ORDER BY r.rowid DESC",
+        values,
+    )
+    found: list[StoredRecord] = []
+    for row in rows:
+        if len(found) == limit:
+            break
+        record = decode_row(*row)
+        if matches(record, terms):
+            found.append(record)
+    return found
+
+
+def session_by_id(db: apsw.Connection, session_id: str) -> Session | None:
+    """The session, None if there is none."""
+    rows = db.execute(f"{_SESSION} WHERE s.id = ?", (session_id,)).fetchall()
+    return _session(rows[0]) if rows else None
+
+
+def sessions(
+    db: apsw.Connection, user_id: str | None, order: str, limit: int, after: str | None
+) -> SessionPage:
+    """See :meth:`asynchistory.storage.port.Storage.list_sessions`."""
+    column, sign, direction = (
+        ("s.created", ">", "ASC") if order == "created" else ("s.updated", "<", "DESC")
+    )
+    where, values = ["true"], list[Any]()
+    if user_id is not None:
+        where.append("s.user_id = ?")
+        values.append(user_id)
+    if after is not None:
+        where.append(f"({column}, s.sid) {sign} (?, ?)")
+        values += parse_cursor(after)
+    rows = db.execute(
+        f"{_SESSION} WHERE {' AND '.join(where)} "
+        f"ORDER BY {column} {direction}, s.sid {direction} LIMIT ?",
+        (*values, limit + 1),
+    ).fetchall()
+    cursor = None
+    if len(rows) > limit > 0:
+        last = rows[limit - 1]
+        cursor = make_cursor(last[4 if order == "created" else 5], last[11])
+    return SessionPage(sessions=tuple(_session(row) for row in rows[:limit]), next=cursor)
+
+
+def summary(db: apsw.Connection, session_id: str) -> SessionSummary | None:
+    """See :meth:`asynchistory.storage.port.Storage.summary`."""
+    session = session_by_id(db, session_id)
+    found = _place(db, session_id)
+    if session is None or found is None:
+        return None
+    return SessionSummary(session=session, **_count(db, "r.sid = ?", (found[0],)))
+
+
+def counts(db: apsw.Connection) -> StoreCounts:
+    """See :meth:`asynchistory.storage.port.Storage.counts`."""
+    number = _scalar(db, "SELECT count(*) FROM sessions", ())
+    return StoreCounts(sessions=number, **_count(db, "true", ()))
+
+
+def _count(db: apsw.Connection, where: str, values: tuple[object, ...]) -> dict[str, Any]:
+    message = TYPE_CODES["message"]
+    types = db.execute(
+        f"SELECT r.type, count(*) FROM records r WHERE {where} GROUP BY 1 ORDER BY 1", values
+    ).fetchall()
+    roles = db.execute(
+        f"SELECT json_extract({_VALID}, '$.role') AS role, count(*) FROM records r "
+        f"WHERE r.type = ? AND {where} GROUP BY 1 HAVING role IS NOT NULL ORDER BY 1",
+        (message, *values),
+    ).fetchall()
+    parts = dict(
+        db.execute(
+            "SELECT json_extract(p.value, '$.type'), count(*) "
+            f"FROM records r, json_each({_VALID}, '$.parts') p "
+            f"WHERE r.type = ? AND {where} GROUP BY 1",
+            (message, *values),
+        ).fetchall()
+    )
+    return {
+        "records": sum(number for _, number in types),
+        "record_types": {_TYPE_NAMES.get(code, str(code)): number for code, number in types},
+        "roles": dict(roles),
+        "tool_calls": parts.get("tool_call", 0),
+        "tool_results": parts.get("tool_result", 0),
+    }
+
+
+def _place(db: apsw.Connection, session_id: str) -> tuple[int, int, int] | None:
+    rows = db.execute("SELECT sid, epoch, seq FROM sessions WHERE id = ?", (session_id,)).fetchall()
+    return rows[0] if rows else None
+
+
+def _scalar(db: apsw.Connection, sql: str, values: Iterable[object]) -> int:
+    number: int = db.execute(sql, tuple(values)).fetchall()[0][0]
+    return number
+
+
+def _session(row: tuple[Any, ...]) -> Session:
+    (name, user_id, title, metadata, created, updated, seq, epoch, parent, fork_seq, expires, _) = row
+    return Session(
+        id=name,
+        user_id=user_id,
+        title=title,
+        metadata=msgspec.json.decode(metadata),
+        created_at=from_microseconds(created),
+        updated_at=from_microseconds(updated),
+        seq=seq,
+        epoch=epoch,
+        forked_from=parent,
+        fork_seq=fork_seq,
+        expires_at=None if expires is None else from_microseconds(expires),
+    )

@@ -1,0 +1,246 @@
+"""The database file: its schema, its settings, and who may open it."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import apsw
+
+from asynchistory.errors import (
+    AsyncHistoryError,
+    BusyError,
+    ForeignDatabaseError,
+    NewerSchemaError,
+    StorageUnavailableError,
+)
+
+#: "AHIS": what SQLite keeps in the file's header to tell whose it is.
+APPLICATION_ID = 0x41484953
+
+_V1 = """
+CREATE TABLE counters(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO counters VALUES('epoch', 0);
+
+CREATE TABLE sessions(
+    sid INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    user_id TEXT,
+    title TEXT,
+    metadata TEXT NOT NULL DEFAULT '{}',
+    created INTEGER NOT NULL,
+    updated INTEGER NOT NULL,
+    expires INTEGER,
+    epoch INTEGER NOT NULL,
+    seq INTEGER NOT NULL DEFAULT 0,
+    forked_from INTEGER,
+    fork_seq INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX sessions_user ON sessions(user_id) WHERE user_id IS NOT NULL;
+
+-- A rowid with a unique index beside it writes less than a table clustered by (sid, seq).
+CREATE TABLE records(
+    rowid INTEGER PRIMARY KEY,
+    sid INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    type INTEGER NOT NULL,
+    ts INTEGER NOT NULL,
+    id BLOB NOT NULL,
+    body TEXT NOT NULL,
+    crc INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX records_seq ON records(sid, seq);
+
+CREATE TABLE idempotency(
+    sid INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    digest BLOB NOT NULL,
+    epoch INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    last_seq INTEGER NOT NULL,
+    PRIMARY KEY(sid, key)
+) WITHOUT ROWID;
+
+-- One row a model call, merged from the records that describe it.
+CREATE TABLE calls(
+    sid INTEGER NOT NULL,
+    request TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    model TEXT NOT NULL,
+    day INTEGER NOT NULL,
+    requested INTEGER NOT NULL,
+    responded INTEGER NOT NULL,
+    finish_reason TEXT,
+    response_us INTEGER,
+    first_token_us INTEGER,
+    usage_rank INTEGER NOT NULL,
+    input_tokens INTEGER,
+    output_tokens INTEGER,
+    total_tokens INTEGER,
+    cached_tokens INTEGER,
+    reasoning_tokens INTEGER,
+    priced INTEGER NOT NULL,
+    currency TEXT,
+    input_cost INTEGER,
+    output_cost INTEGER,
+    total_cost INTEGER,
+    PRIMARY KEY(sid, request)
+) WITHOUT ROWID;
+"""
+
+#: The step at index n leads from schema n to schema n + 1.
+MIGRATIONS: tuple[str, ...] = (_V1,)
+SCHEMA_VERSION = len(MIGRATIONS)
+
+
+def create_file(path: Path) -> None:
+    """Create the file if it is missing, readable for its owner alone.
+
+    Its folder is synced, so that a power cut cannot take the file with the
+    first commits in it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        sync_folder(path)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise _unavailable(path, error.strerror or type(error).__name__) from None
+
+
+def sync_folder(path: Path) -> None:
+    """Make the folder's entries durable, where the platform can."""
+    if os.name == "nt":
+        return
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def connect(path: Path, *, durability: str, timeout: float) -> apsw.Connection:
+    """Open a connection to an existing file, set up as all of ours are."""
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    connection.set_busy_timeout(int(timeout * 1000))
+    synchronous = "FULL" if durability == "full" else "NORMAL"
+    for pragma in (
+        f"synchronous={synchronous}",
+        "fullfsync=1",  # macOS, where a plain fsync does not reach the disk
+        "checkpoint_fullfsync=1",
+        "temp_store=MEMORY",
+        "trusted_schema=OFF",
+        "cell_size_check=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def open_writer(path: Path, *, durability: str, timeout: float) -> apsw.Connection:
+    """Open the file for writing; create or migrate its schema.
+
+    Raises:
+        StorageUnavailableError: it cannot be opened or written.
+        ForeignDatabaseError: it is not a database, or not one of ours.
+        NewerSchemaError: a newer version wrote it.
+        BusyError: other processes kept it locked past the timeout.
+    """
+    create_file(path)
+    deadline = time.monotonic() + timeout
+    connection = None
+    while True:
+        try:
+            connection = connect(path, durability=durability, timeout=timeout)
+            _prepare(connection, path)
+            return connection
+        except apsw.BusyError:
+            # Switching to WAL does not wait for other processes that open the new file.
+            _close(connection)
+            if time.monotonic() > deadline:
+                raise busy(path, timeout) from None
+            time.sleep(0.005)
+        except (apsw.Error, OSError) as error:
+            _close(connection)
+            raise translate(error, path) from None
+        except AsyncHistoryError:
+            _close(connection)
+            raise
+
+
+def _close(connection: apsw.Connection | None) -> None:
+    if connection is not None:
+        connection.close(True)
+
+
+def _prepare(connection: apsw.Connection, path: Path) -> None:
+    _check_owner(connection, path)
+    if connection.pragma("journal_mode") != "wal" and connection.pragma("journal_mode", "wal") != "wal":
+        raise _unavailable(path, "this file system cannot hold a write-ahead log; use a local disk")
+    if connection.pragma("user_version") == SCHEMA_VERSION:
+        return
+    _migrate(connection, path)
+    sync_folder(path)
+
+
+def _migrate(connection: apsw.Connection, path: Path) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        # Looked at again under the lock: another process may have just done it.
+        version = _check_owner(connection, path)
+        for step in MIGRATIONS[version:]:
+            connection.execute(step)
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _check_owner(connection: apsw.Connection, path: Path) -> int:
+    """The schema version of a file that is ours or empty."""
+    version: int = connection.pragma("user_version")
+    owner = connection.pragma("application_id")
+    empty = not connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
+    if owner not in (0, APPLICATION_ID) or (owner == 0 and not empty):
+        raise ForeignDatabaseError(
+            f"{path} is a database of another application; give asynchistory a file of its own"
+        )
+    if version > SCHEMA_VERSION:
+        raise NewerSchemaError(version, SCHEMA_VERSION)
+    return version
+
+
+def translate(error: Exception, path: Path) -> AsyncHistoryError:
+    """What a driver's error means to a caller."""
+    if isinstance(error, AsyncHistoryError):
+        return error
+    if isinstance(error, (apsw.BusyError, apsw.LockedError)):
+        return BusyError(f"{path} is locked by another process; try again")
+    if isinstance(error, apsw.NotADBError):
+        return ForeignDatabaseError(
+            f"{path} is not a database; give asynchistory a file of its own"
+        )
+    if isinstance(error, apsw.FullError):
+        return _unavailable(path, "the disk is full; free some space and try again")
+    if isinstance(error, (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError)):
+        return _unavailable(path, "check that the file and its folder can be read and written")
+    if isinstance(error, apsw.CorruptError):
+        return _unavailable(path, "the database is damaged; restore a backup")
+    if isinstance(error, OSError):
+        return _unavailable(path, error.strerror or type(error).__name__)
+    code = getattr(error, "extendedresult", None)
+    return _unavailable(path, f"{type(error).__name__} (SQLite code {code})")
+
+
+def busy(path: Path, timeout: float) -> BusyError:
+    return BusyError(
+        f"{path} was locked by another process for {timeout:g} s; try again, or find what holds it"
+    )
+
+
+def _unavailable(path: Path, reason: str) -> StorageUnavailableError:
+    return StorageUnavailableError(f"{path}: {reason}")

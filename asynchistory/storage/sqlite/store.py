@@ -1,0 +1,189 @@
+"""The SQLite store: the port, over one engine a file."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import apsw
+
+from asynchistory.errors import ConfigurationError, NotOpenError
+from asynchistory.queries import (
+    Appended,
+    CostStatistics,
+    HistoryPage,
+    HistoryQuery,
+    LLMStatistics,
+    Session,
+    SessionPage,
+    SessionSummary,
+    StatisticsQuery,
+    StoreCounts,
+    Tail,
+    TokenStatistics,
+    Version,
+)
+from asynchistory.records import JSON, StoredRecord
+from asynchistory.storage.port import Batch, Storage
+from asynchistory.storage.sqlite import reads, statistics
+from asynchistory.storage.sqlite.engine import Engine
+from asynchistory.storage.text import search_terms
+
+T = TypeVar("T")
+
+
+class SQLiteStorage(Storage):
+    """Sessions in one SQLite file, for any number of event loops, threads and processes.
+
+    Args:
+        path: the file; it and its folder are created when missing.
+        durability: ``full``: a returned write survives a power cut. ``relaxed``:
+            it survives the end of the process, and a power cut may take the
+            last ones; the file stays whole.
+        lock_timeout: seconds to wait for another process's write lock.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        durability: Literal["full", "relaxed"] = "full",
+        lock_timeout: float = 30.0,
+    ) -> None:
+        if durability not in ("full", "relaxed"):
+            raise ConfigurationError("durability must be 'full' or 'relaxed'")
+        self.path = Path(path).expanduser().absolute()
+        self.durability: Literal["full", "relaxed"] = durability
+        self.lock_timeout = lock_timeout
+        self.url = f"sqlite:///{self.path}"
+        self._lock = threading.Lock()
+        self._openers = 0
+        self._engine: Engine | None = None
+
+    async def open(self) -> None:
+        with self._lock:
+            self._openers += 1
+            if self._engine is None:
+                self._engine = Engine(
+                    self.path, durability=self.durability, lock_timeout=self.lock_timeout
+                )
+            engine = self._engine
+        try:
+            await engine.ready()
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        with self._lock:
+            if self._openers > 1 or self._engine is None:
+                self._openers = max(0, self._openers - 1)
+                return
+            engine, self._engine, self._openers = self._engine, None, 0
+        await engine.aclose()
+
+    def _opened(self) -> Engine:
+        engine = self._engine
+        if engine is None:
+            raise NotOpenError(f"{self.path} is not open; use `async with` around its use")
+        return engine
+
+    async def _read(self, work: Callable[[apsw.Connection], T]) -> T:
+        return await self._opened().read(work)
+
+    # -- records
+
+    async def append(self, batch: Batch) -> Appended:
+        return await self._opened().write(lambda group: group.append(batch))
+
+    async def version(self, session_id: str) -> Version | None:
+        rows = self._opened().glance(reads.VERSION, (session_id,))
+        if rows is None:
+            rows = await self._read(lambda db: db.execute(reads.VERSION, (session_id,)).fetchall())
+        return Version(*rows[0]) if rows else None
+
+    async def tail(self, session_id: str, limit: int) -> Tail | None:
+        return await self._read(partial(reads.tail, session_id=session_id, limit=limit))
+
+    async def read(self, query: HistoryQuery) -> HistoryPage:
+        return await self._read(partial(reads.page, query=query))
+
+    async def search(
+        self, text: str, *, session_id: str | None, user_id: str | None, limit: int
+    ) -> Sequence[StoredRecord]:
+        terms = search_terms(text)
+        return await self._read(lambda db: reads.search(db, terms, session_id, user_id, limit))
+
+    # -- sessions
+
+    async def create_session(
+        self,
+        session_id: str,
+        *,
+        user_id: str | None,
+        title: str | None,
+        metadata: dict[str, JSON],
+        expires_at: datetime | None,
+        exist_ok: bool,
+    ) -> Session:
+        return await self._opened().write(
+            lambda group: group.create_session(
+                session_id,
+                exist_ok=exist_ok,
+                metadata=metadata,
+                user_id=user_id,
+                title=title,
+                expires_at=expires_at,
+            )
+        )
+
+    async def get_session(self, session_id: str) -> Session | None:
+        return await self._read(partial(reads.session_by_id, session_id=session_id))
+
+    async def list_sessions(
+        self,
+        *,
+        user_id: str | None,
+        order: Literal["updated", "created"],
+        limit: int,
+        after: str | None,
+    ) -> SessionPage:
+        return await self._read(lambda db: reads.sessions(db, user_id, order, limit, after))
+
+    async def update_session(
+        self,
+        session_id: str,
+        *,
+        title: str | None,
+        metadata: dict[str, JSON] | None,
+        user_id: str | None,
+    ) -> Session:
+        return await self._opened().write(
+            lambda group: group.update_session(
+                session_id, title=title, metadata=metadata, user_id=user_id
+            )
+        )
+
+    async def delete_session(self, session_id: str) -> bool:
+        return await self._opened().write(lambda group: group.delete_session(session_id))
+
+    # -- counting
+
+    async def summary(self, session_id: str) -> SessionSummary | None:
+        return await self._read(partial(reads.summary, session_id=session_id))
+
+    async def counts(self) -> StoreCounts:
+        return await self._read(reads.counts)
+
+    async def token_statistics(self, query: StatisticsQuery) -> TokenStatistics:
+        return await self._read(partial(statistics.tokens, query=query))
+
+    async def cost_statistics(self, query: StatisticsQuery) -> CostStatistics:
+        return await self._read(partial(statistics.costs, query=query))
+
+    async def llm_statistics(self, query: StatisticsQuery) -> LLMStatistics:
+        return await self._read(partial(statistics.llm, query=query))
