@@ -115,6 +115,12 @@ def decode_row(
     )
 
 
+def row_record(session_id: str, seq: int, row: Row) -> StoredRecord:
+    """The record that reading this row back will give."""
+    code, timestamp, record_id, body, checksum = row
+    return decode_row(session_id, seq, code, timestamp, record_id, body.encode(), checksum)
+
+
 def decode_body(body: bytes | str) -> AnyRecord:
     """Decode a record's JSON; fields that this version does not know go into ``extra``.
 

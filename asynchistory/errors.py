@@ -27,6 +27,8 @@ of a message and never a secret.
     │   └── OutcomeUnknownError          the write may or may not have happened
     └── LifecycleError (RuntimeError)    used at the wrong time or place
         ├── NotOpenError                 used outside ``async with``
+        ├── LoopThreadError              a sync call that would wait for its own event loop
+        ├── BridgeClosedError            a sync call while the interpreter exits
         └── NoEventLoopError             neither asyncio nor trio is running here
 """
 
@@ -218,3 +220,11 @@ class NotOpenError(LifecycleError):
 
 class NoEventLoopError(LifecycleError):
     """Neither asyncio nor trio is running in this thread."""
+
+
+class LoopThreadError(LifecycleError):
+    """A synchronous call would block the event loop that it waits for."""
+
+
+class BridgeClosedError(LifecycleError):
+    """A synchronous call came while the interpreter exits, when no event loop can start."""

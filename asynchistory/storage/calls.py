@@ -24,6 +24,16 @@ from asynchistory.records import Cost, LLMRequest, LLMResponse, Record, TokenUsa
 _DAY_US = 86_400_000_000
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 
+#: The fields that a better usage, or a newer cost, replaces together.
+USAGE_FIELDS = (
+    "input_tokens",
+    "output_tokens",
+    "total_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+)
+PRICE_FIELDS = ("currency", "input_cost", "output_cost", "total_cost")
+
 
 class CallFacts(NamedTuple):
     """What one record says of its call; None is what it does not say."""
@@ -124,3 +134,22 @@ def day_number(day: str) -> int:
 def day_name(number: int) -> str:
     """The reverse of :func:`day_number`."""
     return date.fromordinal(number + _EPOCH_DAY).isoformat()
+
+
+def merge(old: CallFacts, new: CallFacts) -> CallFacts:
+    """One call's facts so far, with those of one more record. The SQL stores do the same in SQL."""
+    changes: dict[str, Any] = {
+        "day": min(old.day, new.day),
+        "requested": max(old.requested, new.requested),
+        "responded": max(old.responded, new.responded),
+    }
+    if new.requested:
+        changes |= {"provider": new.provider, "model": new.model}
+    for name in ("finish_reason", "response_us", "first_token_us"):
+        if getattr(new, name) is not None:
+            changes[name] = getattr(new, name)
+    if new.usage_rank and new.usage_rank >= old.usage_rank:
+        changes |= {name: getattr(new, name) for name in ("usage_rank", *USAGE_FIELDS)}
+    if new.priced:
+        changes |= {name: getattr(new, name) for name in ("priced", *PRICE_FIELDS)}
+    return old._replace(**changes)

@@ -16,7 +16,7 @@ from asynchistory.queries import (
     StatisticsQuery,
     TokenStatistics,
 )
-from asynchistory.storage.calls import day_name, day_number
+from asynchistory.storage.calls import USAGE_FIELDS, day_name, day_number
 
 _KEYS = {
     "model": "c.model",
@@ -33,13 +33,12 @@ S = TypeVar("S", TokenStatistics, LLMStatistics)
 
 def tokens(db: apsw.Connection, query: StatisticsQuery) -> TokenStatistics:
     """See :meth:`asynchistory.storage.port.Storage.token_statistics`."""
-    names = ("input_tokens", "output_tokens", "total_tokens", "cached_tokens", "reasoning_tokens")
-    sums = ", ".join(f"coalesce(sum(c.{name}), 0)" for name in names)
-    select = f"count(*) FILTER (WHERE c.usage_rank > 0), count(*) FILTER (WHERE c.usage_rank = 0), {sums}"
+    sums = ", ".join(f"coalesce(sum(c.{name}), 0)" for name in USAGE_FIELDS)
+    select = f"count(*) FILTER (WHERE c.usage_rank), count(*) FILTER (WHERE NOT c.usage_rank), {sums}"
 
     def build(row: tuple[Any, ...]) -> TokenStatistics:
         return TokenStatistics(
-            calls=row[0], unknown_calls=row[1], **dict(zip(names, row[2:], strict=True))
+            calls=row[0], unknown_calls=row[1], **dict(zip(USAGE_FIELDS, row[2:], strict=True))
         )
 
     return _grouped(

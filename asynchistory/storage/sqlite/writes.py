@@ -19,7 +19,7 @@ from asynchistory.errors import (
 )
 from asynchistory.queries import Appended, Session
 from asynchistory.records import JSON
-from asynchistory.storage.calls import CallFacts
+from asynchistory.storage.calls import PRICE_FIELDS, USAGE_FIELDS, CallFacts
 from asynchistory.storage.port import Batch
 from asynchistory.storage.sqlite.reads import session_by_id
 
@@ -33,8 +33,6 @@ _FIND_KEY = (
 
 def _upsert_call() -> str:
     names = CallFacts._fields
-    usage = ("input_tokens", "output_tokens", "total_tokens", "cached_tokens", "reasoning_tokens")
-    price = ("currency", "input_cost", "output_cost", "total_cost")
     better = "excluded.usage_rank > 0 AND excluded.usage_rank >= calls.usage_rank"
     changes = [
         "provider = CASE WHEN excluded.requested THEN excluded.provider ELSE calls.provider END",
@@ -50,11 +48,11 @@ def _upsert_call() -> str:
         ),
         *(
             f"{name} = CASE WHEN {better} THEN excluded.{name} ELSE calls.{name} END"
-            for name in usage
+            for name in USAGE_FIELDS
         ),
         *(
             f"{name} = CASE WHEN excluded.priced THEN excluded.{name} ELSE calls.{name} END"
-            for name in price
+            for name in PRICE_FIELDS
         ),
     ]
     return (

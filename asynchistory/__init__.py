@@ -1,0 +1,221 @@
+"""Durable conversation history for LLM applications, on asyncio, trio and plain sync code.
+
+Names are loaded when they are first used, so that importing the package is
+quick and pulls in nothing that is not needed.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from asynchistory._version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from asynchistory.cache.enhanced import (
+        EnhancedCacheManager as EnhancedCacheManager,
+    )
+    from asynchistory.cache.tail import (
+        CacheStatistics as CacheStatistics,
+        Level as Level,
+        TailCache as TailCache,
+    )
+    from asynchistory.config import (
+        Durability as Durability,
+        open_history as open_history,
+        open_storage as open_storage,
+    )
+    from asynchistory.errors import (
+        AsyncHistoryError as AsyncHistoryError,
+        BridgeClosedError as BridgeClosedError,
+        BusyError as BusyError,
+        ConfigurationError as ConfigurationError,
+        ConflictError as ConflictError,
+        CorruptRecordError as CorruptRecordError,
+        EpochChangedError as EpochChangedError,
+        ForeignDatabaseError as ForeignDatabaseError,
+        IdempotencyMismatchError as IdempotencyMismatchError,
+        InvalidInputError as InvalidInputError,
+        InvalidQueryError as InvalidQueryError,
+        InvalidRecordError as InvalidRecordError,
+        InvalidSessionIdError as InvalidSessionIdError,
+        LifecycleError as LifecycleError,
+        LoopThreadError as LoopThreadError,
+        NewerSchemaError as NewerSchemaError,
+        NoEventLoopError as NoEventLoopError,
+        NotOpenError as NotOpenError,
+        OutcomeUnknownError as OutcomeUnknownError,
+        RecordTooLargeError as RecordTooLargeError,
+        SequenceConflictError as SequenceConflictError,
+        SessionExistsError as SessionExistsError,
+        SessionNotFoundError as SessionNotFoundError,
+        StorageError as StorageError,
+        StorageUnavailableError as StorageUnavailableError,
+    )
+    from asynchistory.manager import (
+        AsyncHistoryManager as AsyncHistoryManager,
+        StatisticsOptions as StatisticsOptions,
+        WriteOptions as WriteOptions,
+    )
+    from asynchistory.queries import (
+        Amounts as Amounts,
+        Appended as Appended,
+        CostStatistics as CostStatistics,
+        GroupBy as GroupBy,
+        HistoryPage as HistoryPage,
+        HistoryQuery as HistoryQuery,
+        LLMStatistics as LLMStatistics,
+        Session as Session,
+        SessionPage as SessionPage,
+        SessionSummary as SessionSummary,
+        StoreCounts as StoreCounts,
+        TokenStatistics as TokenStatistics,
+        Version as Version,
+    )
+    from asynchistory.records import (
+        AnyPart as AnyPart,
+        AnyRecord as AnyRecord,
+        Blob as Blob,
+        Checkpoint as Checkpoint,
+        CorruptRecord as CorruptRecord,
+        Cost as Cost,
+        File as File,
+        JSON as JSON,
+        LLMRequest as LLMRequest,
+        LLMResponse as LLMResponse,
+        Message as Message,
+        Part as Part,
+        Reasoning as Reasoning,
+        Record as Record,
+        StoredRecord as StoredRecord,
+        Text as Text,
+        TokenUsage as TokenUsage,
+        ToolCall as ToolCall,
+        ToolCallPart as ToolCallPart,
+        ToolResultPart as ToolResultPart,
+        Uri as Uri,
+        Usage as Usage,
+        money as money,
+    )
+    from asynchistory.storage.memory import (
+        MemoryStorage as MemoryStorage,
+    )
+    from asynchistory.storage.port import (
+        Batch as Batch,
+        Storage as Storage,
+    )
+    from asynchistory.storage.sqlite import (
+        SQLiteStorage as SQLiteStorage,
+    )
+
+#: Which module each public name comes from; a test holds it equal to the imports above.
+_NAMES: dict[str, tuple[str, ...]] = {
+    "cache.enhanced": (
+        "EnhancedCacheManager",
+    ),
+    "cache.tail": (
+        "CacheStatistics",
+        "Level",
+        "TailCache",
+    ),
+    "config": (
+        "Durability",
+        "open_history",
+        "open_storage",
+    ),
+    "errors": (
+        "AsyncHistoryError",
+        "BridgeClosedError",
+        "BusyError",
+        "ConfigurationError",
+        "ConflictError",
+        "CorruptRecordError",
+        "EpochChangedError",
+        "ForeignDatabaseError",
+        "IdempotencyMismatchError",
+        "InvalidInputError",
+        "InvalidQueryError",
+        "InvalidRecordError",
+        "InvalidSessionIdError",
+        "LifecycleError",
+        "LoopThreadError",
+        "NewerSchemaError",
+        "NoEventLoopError",
+        "NotOpenError",
+        "OutcomeUnknownError",
+        "RecordTooLargeError",
+        "SequenceConflictError",
+        "SessionExistsError",
+        "SessionNotFoundError",
+        "StorageError",
+        "StorageUnavailableError",
+    ),
+    "manager": (
+        "AsyncHistoryManager",
+        "StatisticsOptions",
+        "WriteOptions",
+    ),
+    "queries": (
+        "Amounts",
+        "Appended",
+        "CostStatistics",
+        "GroupBy",
+        "HistoryPage",
+        "HistoryQuery",
+        "LLMStatistics",
+        "Session",
+        "SessionPage",
+        "SessionSummary",
+        "StoreCounts",
+        "TokenStatistics",
+        "Version",
+    ),
+    "records": (
+        "AnyPart",
+        "AnyRecord",
+        "Blob",
+        "Checkpoint",
+        "CorruptRecord",
+        "Cost",
+        "File",
+        "JSON",
+        "LLMRequest",
+        "LLMResponse",
+        "Message",
+        "Part",
+        "Reasoning",
+        "Record",
+        "StoredRecord",
+        "Text",
+        "TokenUsage",
+        "ToolCall",
+        "ToolCallPart",
+        "ToolResultPart",
+        "Uri",
+        "Usage",
+        "money",
+    ),
+    "storage.memory": (
+        "MemoryStorage",
+    ),
+    "storage.port": (
+        "Batch",
+        "Storage",
+    ),
+    "storage.sqlite": (
+        "SQLiteStorage",
+    ),
+}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,89 @@
+"""What is checked of arguments before anything is done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import get_args
+
+from asynchistory.errors import InvalidInputError, InvalidQueryError, InvalidSessionIdError
+from asynchistory.queries import MAX_PAGE, GroupBy, HistoryQuery, StatisticsQuery
+from asynchistory.records import RECORD_TYPE_NAMES
+from asynchistory.storage.calls import day_number
+from asynchistory.storage.cursors import parse_cursor
+
+#: An id or a key takes at most this many bytes of UTF-8.
+MAX_ID_BYTES = 512
+
+
+def _id_fault(value: object) -> str | None:
+    if not isinstance(value, str):
+        return f"must be text, not {type(value).__name__}"
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        return "must be Unicode; it has a lone surrogate"
+    if not 1 <= size <= MAX_ID_BYTES:
+        return f"must be 1 to {MAX_ID_BYTES} bytes of UTF-8, not {size}"
+    return "must not contain NUL" if "\0" in value else None
+
+
+def check_session_id(session_id: str) -> None:
+    """Raise :class:`~asynchistory.InvalidSessionIdError` unless this can be a session's id."""
+    if (fault := _id_fault(session_id)) is not None:
+        raise InvalidSessionIdError(f"a session id {fault}")
+
+
+def check_text_id(value: str | None, what: str) -> None:
+    """Raise :class:`~asynchistory.InvalidInputError` unless this can be a key or a user's id."""
+    if value is not None and (fault := _id_fault(value)) is not None:
+        raise InvalidInputError(f"{what} {fault}")
+
+
+def check_expected_seq(expected: int | None) -> None:
+    """Raise unless this is a seq, 0 for an empty session, or None."""
+    if expected is not None and (type(expected) is not int or expected < 0):
+        raise InvalidInputError("expected_seq must be 0 or the seq of the newest record you know")
+
+
+def check_limit(value: int, what: str = "limit", most: int = MAX_PAGE) -> None:
+    """Raise :class:`~asynchistory.InvalidQueryError` unless 0 <= value <= most."""
+    if type(value) is not int or not 0 <= value <= most:
+        raise InvalidQueryError(f"{what} must be a whole number from 0 to {most}")
+
+
+def check_query(query: HistoryQuery) -> None:
+    """Raise :class:`~asynchistory.InvalidQueryError` unless a store can answer this."""
+    if not isinstance(query, HistoryQuery):
+        raise InvalidQueryError("query_history takes a HistoryQuery, such as HistoryQuery('chat-1')")
+    check_session_id(query.session_id)
+    check_limit(query.limit)
+    check_limit(query.offset, "offset", 2**53)
+    for moment in (query.start_time, query.end_time):
+        if moment is not None and (not isinstance(moment, datetime) or moment.tzinfo is None):
+            raise InvalidQueryError("start_time and end_time need a time zone: datetime.now(UTC)")
+    if query.before is not None and query.after is not None:
+        raise InvalidQueryError("a page is before one cursor or after one, not both")
+    for cursor in (query.before, query.after):
+        if cursor is not None:
+            parse_cursor(cursor)
+    if query.record_types is not None:
+        _check_types(query.record_types)
+
+
+def _check_types(names: Sequence[str]) -> None:
+    if isinstance(names, str) or any(name not in RECORD_TYPE_NAMES for name in names):
+        raise InvalidQueryError(
+            f"record_types is a tuple of some of: {', '.join(RECORD_TYPE_NAMES)}"
+        )
+
+
+def check_statistics(query: StatisticsQuery) -> None:
+    """Raise :class:`~asynchistory.InvalidQueryError` unless a store can answer this."""
+    if query.session_id is not None:
+        check_session_id(query.session_id)
+    for day in (query.since, query.until):
+        if day is not None:
+            day_number(day)
+    if query.group_by is not None and query.group_by not in get_args(GroupBy):
+        raise InvalidQueryError(f"group_by is one of {', '.join(get_args(GroupBy))}, or None")

@@ -1,0 +1,102 @@
+"""URLs and environment to objects: the one place that reads ``ASYNCHISTORY_*``."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from asynchistory.cache.tail import Level
+from asynchistory.errors import ConfigurationError
+from asynchistory.manager import AsyncHistoryManager
+from asynchistory.storage.port import Storage
+
+#: What a commit promises; see :class:`asynchistory.storage.sqlite.SQLiteStorage`.
+Durability: TypeAlias = Literal["full", "relaxed"]
+
+_lock = threading.Lock()
+_files: weakref.WeakValueDictionary[str, Storage] = weakref.WeakValueDictionary()
+_named: dict[str, Storage] = {}  # a named memory store lives as long as the process
+
+
+def open_history(
+    url: str | os.PathLike[str] | None = None,
+    *,
+    durability: Durability = "full",
+    level: Level = "validated",
+) -> AsyncHistoryManager:
+    """A manager over the store at ``url``, to be entered with ``async with``.
+
+    Args:
+        url: a file's path or ``sqlite:///PATH``; ``memory://`` for a store of
+            one's own, ``memory://NAME`` for one shared in this process. None is
+            the environment's ``ASYNCHISTORY_URL``, or a file in the user's data folder.
+        durability: ``full`` survives a power cut; ``relaxed`` is faster and may
+            lose the last writes to one.
+        level: how current reads are: ``validated``, ``cached`` or ``fresh``.
+
+    Raises:
+        ConfigurationError: the URL is of no known kind, or its file is open
+            with another durability.
+    """
+    return AsyncHistoryManager(open_storage(url, durability=durability), level=level)
+
+
+def open_storage(
+    url: str | os.PathLike[str] | None = None, *, durability: Durability = "full"
+) -> Storage:
+    """The one store object of this process for ``url``; see :func:`open_history`.
+
+    Raises:
+        ConfigurationError: see :func:`open_history`.
+    """
+    text = default_url() if url is None else os.fspath(url)
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return _sqlite(text, durability)
+    if scheme == "sqlite":
+        if not rest.startswith("/") or rest == "/":
+            raise ConfigurationError("a SQLite URL is sqlite:///PATH, such as sqlite:///history.db")
+        return _sqlite(rest[1:], durability)
+    if scheme == "memory":
+        return _memory(rest)
+    raise ConfigurationError(
+        f"no store is known for {scheme}:// URLs; use sqlite:///PATH or memory://"
+    )
+
+
+def default_url() -> str:
+    """``ASYNCHISTORY_URL``, or the path of ``history.db`` in the user's data folder."""
+    if url := os.environ.get("ASYNCHISTORY_URL"):
+        return url
+    base = os.environ.get("LOCALAPPDATA") if os.name == "nt" else os.environ.get("XDG_DATA_HOME")
+    folder = Path(base) if base else Path.home() / ".local" / "share"
+    return str(folder / "asynchistory" / "history.db")
+
+
+def _sqlite(path: str, durability: Durability) -> Storage:
+    from asynchistory.storage.sqlite import SQLiteStorage
+
+    if not path or "\0" in path:
+        raise ConfigurationError("a SQLite store needs the path of a file")
+    resolved = os.path.realpath(os.path.expanduser(path))
+    with _lock:
+        storage = _files.get(resolved)
+        if storage is None:
+            storage = _files[resolved] = SQLiteStorage(resolved, durability=durability)
+        elif getattr(storage, "durability", durability) != durability:
+            raise ConfigurationError(
+                f"{resolved} is open in this process with another durability than {durability!r}"
+            )
+        return storage
+
+
+def _memory(name: str) -> Storage:
+    from asynchistory.storage.memory import MemoryStorage
+
+    if not name:
+        return MemoryStorage()
+    with _lock:
+        return _named.setdefault(name, MemoryStorage(name))
