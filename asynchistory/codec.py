@@ -177,9 +177,9 @@ def to_units(amount: Decimal | None) -> int | None:
     return None if amount is None else int(amount.scaleb(12))
 
 
-def from_units(units: int) -> Decimal:
+def from_units(units: int | None) -> Decimal | None:
     """The reverse of :func:`to_units`."""
-    return Decimal(units).scaleb(-12).normalize() + Decimal(0)
+    return None if units is None else Decimal(units).scaleb(-12).normalize() + Decimal(0)
 
 
 # -- what is refused ---------------------------------------------------------------------------

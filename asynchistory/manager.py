@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from msgspec.structs import replace
 
-from asynchistory.cache.tail import Level, TailCache, tails_of
+from asynchistory.cache.tail import CacheStatistics, Level, TailCache, tails_of
 from asynchistory.checks import (
     check_expected_seq,
     check_limit,
@@ -531,6 +531,10 @@ class AsyncHistoryManager:
         if summary is None:
             raise SessionNotFoundError(session_id)
         return summary
+
+    def get_cache_stats(self) -> CacheStatistics:
+        """Hits, misses and size of the cache; shared by the managers of this store."""
+        return self.cache.statistics()
 
     async def count(self) -> StoreCounts:
         """How many sessions, records, messages and tool calls the store holds."""

@@ -179,11 +179,11 @@ class TokenStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Amounts(msgspec.Struct, frozen=True, kw_only=True):
-    """Money in one currency."""
+    """Money in one currency. None where no call says it: unknown is not 0."""
 
-    input_cost: Decimal = Decimal(0)
-    output_cost: Decimal = Decimal(0)
-    total_cost: Decimal = Decimal(0)
+    input_cost: Decimal | None = None
+    output_cost: Decimal | None = None
+    total_cost: Decimal | None = None
 
 
 class CostStatistics(msgspec.Struct, frozen=True, kw_only=True):

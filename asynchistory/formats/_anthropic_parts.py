@@ -121,8 +121,10 @@ def _result_block(part: ToolResultPart) -> Payload:
 
 
 def _are_blocks(value: JSON) -> bool:
-    return isinstance(value, list) and bool(value) and all(
-        isinstance(item, dict) and item.get("type") in _RESULT_BLOCKS for item in value
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, dict) and item.get("type") in _RESULT_BLOCKS for item in value)
     )
 
 

@@ -202,5 +202,3 @@ def _tool_message(part: ToolResultPart, name: str | None) -> Payload:
     if name is not None:
         message["name"] = name
     return message
-
-

@@ -337,13 +337,14 @@ def _tokens(calls: list[CallFacts]) -> TokenStatistics:
 
 def _costs(calls: list[CallFacts]) -> CostStatistics:
     known = sum(call.total_cost is not None for call in calls)
-    sums: dict[str, list[int]] = {}
+    sums: dict[str, list[int | None]] = {}
     for call in calls:
         if call.currency is not None:
-            units = sums.setdefault(call.currency, [0, 0, 0])
+            units = sums.setdefault(call.currency, [None, None, None])
             costs = (call.input_cost, call.output_cost, call.total_cost)
             for index, cost in enumerate(costs):
-                units[index] += cost or 0
+                if cost is not None:
+                    units[index] = (units[index] or 0) + cost
     amounts = {
         currency: Amounts(
             input_cost=from_units(units[0]),

@@ -59,7 +59,7 @@ def _costs(
     db: apsw.Connection, query: StatisticsQuery, group_by: str | None
 ) -> dict[str, CostStatistics]:
     halves = ", ".join(
-        f"coalesce(sum(c.{name} / {_HALF}), 0), coalesce(sum(c.{name} % {_HALF}), 0)"
+        f"sum(c.{name} / {_HALF}), sum(c.{name} % {_HALF})"
         for name in ("input_cost", "output_cost", "total_cost")
     )
     select = f"c.currency, count(c.total_cost), count(*) - count(c.total_cost), {halves}"
@@ -76,8 +76,8 @@ def _costs(
     return found
 
 
-def _amounts(sums: list[int]) -> Amounts:
-    units = [high * _HALF + low for high, low in zip(sums[::2], sums[1::2], strict=True)]
+def _amounts(sums: list[int | None]) -> Amounts:
+    units = [None if high is None or low is None else high * _HALF + low for high, low in zip(sums[::2], sums[1::2], strict=True)]
     return Amounts(
         input_cost=from_units(units[0]),
         output_cost=from_units(units[1]),

@@ -1,0 +1,28 @@
+"""asynchistory for synchronous code: the same objects, from any thread, without asyncio.run.
+
+All calls go to one event loop in a daemon thread of this process, through
+AnyIO's blocking portal.
+"""
+
+from asynchistory_compat.bridge import (
+    BlockingInLoopWarning,
+    Bridge,
+    LoopPolicy,
+    bridge,
+    configure,
+)
+from asynchistory_compat.cache import AsyncCache, SyncCacheAdapter
+from asynchistory_compat.history import HistoryManager, get_history, safe_async_call
+
+__all__ = [
+    "AsyncCache",
+    "BlockingInLoopWarning",
+    "Bridge",
+    "HistoryManager",
+    "LoopPolicy",
+    "SyncCacheAdapter",
+    "bridge",
+    "configure",
+    "get_history",
+    "safe_async_call",
+]

@@ -1,0 +1,163 @@
+"""The synchronous twin of AsyncHistoryManager."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Awaitable, Callable
+from functools import partial, wraps
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from asynchistory import (
+    AsyncHistoryManager,
+    CacheStatistics,
+    EnhancedCacheManager,
+    Storage,
+    open_history,
+)
+from asynchistory_compat.bridge import bridge
+from asynchistory_compat.cache import AsyncCache, SyncCacheAdapter
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _method(
+    function: Callable[Concatenate[AsyncHistoryManager, P], Awaitable[T]],
+) -> Callable[Concatenate[HistoryManager, P], T]:
+    """The synchronous form of an async method, with its signature and docstring."""
+
+    @wraps(function)
+    def call(self: HistoryManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        manager = self._opened()
+        return bridge().call(partial(function, manager, *args, **kwargs), self.timeout)
+
+    return call
+
+
+class HistoryManager:
+    """History for synchronous code: the same object that async code awaits.
+
+    It can be used from any thread, also from one whose own event loop is
+    running. It opens at first use and closes with the process, or at the end
+    of a ``with`` block::
+
+        with HistoryManager("history.db") as history:
+            history.record_message("chat-1", "user", "Hello!")
+            records = history.last("chat-1", 20)
+
+    Args:
+        storage: an :class:`asynchistory.AsyncHistoryManager` to share, a
+            store, or a URL or path as :func:`asynchistory.open_history` takes.
+        cache_manager: the application's own async cache, reached as :attr:`cache`.
+        use_sync_cache: whether :attr:`cache` is the synchronous adapter of that
+            cache, or the async cache itself.
+        timeout: seconds after which a call is cancelled; None for no limit.
+    """
+
+    def __init__(
+        self,
+        storage: AsyncHistoryManager | Storage | str | os.PathLike[str] | None = None,
+        cache_manager: AsyncCache | None = None,
+        use_sync_cache: bool = True,
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        if isinstance(storage, AsyncHistoryManager):
+            self.manager = storage
+        elif isinstance(storage, Storage):
+            self.manager = AsyncHistoryManager(storage)
+        else:
+            self.manager = open_history(storage)
+        self.timeout = timeout
+        async_cache = EnhancedCacheManager() if cache_manager is None else cache_manager
+        self.cache: SyncCacheAdapter | AsyncCache = (
+            SyncCacheAdapter(async_cache) if use_sync_cache else async_cache
+        )
+        self._lock = threading.Lock()
+        self._generation: int | None = None
+
+    append = _method(AsyncHistoryManager.append)
+    record_message = _method(AsyncHistoryManager.record_message)
+    record_tool_call = _method(AsyncHistoryManager.record_tool_call)
+    record_llm_request = _method(AsyncHistoryManager.record_llm_request)
+    record_llm_response = _method(AsyncHistoryManager.record_llm_response)
+    record_token_usage = _method(AsyncHistoryManager.record_token_usage)
+    record_cost = _method(AsyncHistoryManager.record_cost)
+    last = _method(AsyncHistoryManager.last)
+    query_history = _method(AsyncHistoryManager.query_history)
+    search = _method(AsyncHistoryManager.search)
+    create_session = _method(AsyncHistoryManager.create_session)
+    get_session = _method(AsyncHistoryManager.get_session)
+    list_sessions = _method(AsyncHistoryManager.list_sessions)
+    update_session = _method(AsyncHistoryManager.update_session)
+    delete_session = _method(AsyncHistoryManager.delete_session)
+    get_session_summary = _method(AsyncHistoryManager.get_session_summary)
+    count = _method(AsyncHistoryManager.count)
+    get_token_statistics = _method(AsyncHistoryManager.get_token_statistics)
+    get_cost_statistics = _method(AsyncHistoryManager.get_cost_statistics)
+    get_llm_statistics = _method(AsyncHistoryManager.get_llm_statistics)
+
+    def get_cache_stats(self) -> CacheStatistics:
+        """Hits, misses and size of the history's own cache."""
+        return self.manager.get_cache_stats()
+
+    def close(self) -> None:
+        """Close what this manager opened; async code that uses the same store is not affected."""
+        with self._lock:
+            generation, self._generation = self._generation, None
+            if generation == bridge().generation:
+                bridge().close(self.manager)
+
+    def __enter__(self) -> Self:
+        self._opened()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _opened(self) -> AsyncHistoryManager:
+        if self._generation != bridge().generation:
+            with self._lock:
+                if self._generation != bridge().generation:
+                    self._generation = bridge().open(self.manager)
+        return self.manager
+
+
+_default: HistoryManager | None = None
+_default_lock = threading.Lock()
+
+
+def get_history() -> HistoryManager:
+    """The process's history at ``ASYNCHISTORY_URL``, or in the user's data folder."""
+    global _default
+    with _default_lock:
+        if _default is None:
+            _default = HistoryManager()
+        return _default
+
+
+def safe_async_call(awaitable: Awaitable[T], timeout: float | None = None) -> T:
+    """The result of an awaitable, for synchronous code, whether or not a loop is running here.
+
+    Raises:
+        TimeoutError: ``timeout`` seconds passed; the coroutine was cancelled.
+        LoopThreadError: called in the bridge's own event loop.
+    """
+
+    async def work() -> T:
+        return await awaitable
+
+    try:
+        return bridge().call(work, timeout)
+    finally:
+        # One that could not be started must not warn that it was never awaited.
+        close: Callable[[], Any] | None = getattr(awaitable, "close", None)
+        if close is not None:
+            close()
