@@ -73,6 +73,7 @@ if TYPE_CHECKING:
         Version as Version,
     )
     from asynchistory.records import (
+        JSON as JSON,
         AnyPart as AnyPart,
         AnyRecord as AnyRecord,
         Blob as Blob,
@@ -80,7 +81,6 @@ if TYPE_CHECKING:
         CorruptRecord as CorruptRecord,
         Cost as Cost,
         File as File,
-        JSON as JSON,
         LLMRequest as LLMRequest,
         LLMResponse as LLMResponse,
         Message as Message,
@@ -110,9 +110,7 @@ if TYPE_CHECKING:
 
 #: Which module each public name comes from; a test holds it equal to the imports above.
 _NAMES: dict[str, tuple[str, ...]] = {
-    "cache.enhanced": (
-        "EnhancedCacheManager",
-    ),
+    "cache.enhanced": ("EnhancedCacheManager",),
     "cache.tail": (
         "CacheStatistics",
         "Level",
@@ -195,16 +193,12 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Usage",
         "money",
     ),
-    "storage.memory": (
-        "MemoryStorage",
-    ),
+    "storage.memory": ("MemoryStorage",),
     "storage.port": (
         "Batch",
         "Storage",
     ),
-    "storage.sqlite": (
-        "SQLiteStorage",
-    ),
+    "storage.sqlite": ("SQLiteStorage",),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -55,7 +55,9 @@ def check_limit(value: int, what: str = "limit", most: int = MAX_PAGE) -> None:
 def check_query(query: HistoryQuery) -> None:
     """Raise :class:`~asynchistory.InvalidQueryError` unless a store can answer this."""
     if not isinstance(query, HistoryQuery):
-        raise InvalidQueryError("query_history takes a HistoryQuery, such as HistoryQuery('chat-1')")
+        raise InvalidQueryError(
+            "query_history takes a HistoryQuery, such as HistoryQuery('chat-1')"
+        )
     check_session_id(query.session_id)
     check_limit(query.limit)
     check_limit(query.offset, "offset", 2**53)

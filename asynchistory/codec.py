@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, cast, get_args
 
 import msgspec
 from msgspec.structs import replace
@@ -51,6 +51,7 @@ _CODES: dict[type, int] = {cls: TYPE_CODES[cls.record_type] for cls in RECORD_TY
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _HEAD = struct.Struct(">Bq16s")
+_PLAIN = "use only None, bool, numbers, text, lists and objects"
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(AnyRecord).decode
 
@@ -63,6 +64,11 @@ class Row(NamedTuple):
     record_id: bytes  # 16 bytes
     body: str  # JSON of what the other columns do not hold
     checksum: int  # CRC-32 of the other columns
+
+
+#: A row as a store reads it: seq, type, timestamp, record id, body as bytes (which damage may
+#: have made other than UTF-8), checksum.
+StoredRow: TypeAlias = tuple[int, int, int, bytes, bytes, int]
 
 
 def encode_record(record: Record) -> Row:
@@ -88,10 +94,7 @@ def encode_record(record: Record) -> Row:
     return Row(code, timestamp, record_id, body.decode(), checksum)
 
 
-def decode_row(
-    session_id: str, seq: int, code: int, timestamp: int, record_id: bytes, body: bytes,
-    checksum: int, strict: bool = False,
-) -> StoredRecord:  # fmt: skip
+def decode_row(session_id: str, row: StoredRow, strict: bool = False) -> StoredRecord:
     """Turn a stored row back into its record.
 
     A row that does not match its checksum or cannot be decoded gives a
@@ -100,6 +103,7 @@ def decode_row(
     Raises:
         CorruptRecordError: the row is damaged and ``strict`` is true.
     """
+    seq, code, timestamp, record_id, body, checksum = row
     try:
         if zlib.crc32(body, zlib.crc32(_HEAD.pack(code, timestamp, record_id))) != checksum:
             raise ValueError("checksum")
@@ -118,7 +122,7 @@ def decode_row(
 def row_record(session_id: str, seq: int, row: Row) -> StoredRecord:
     """The record that reading this row back will give."""
     code, timestamp, record_id, body, checksum = row
-    return decode_row(session_id, seq, code, timestamp, record_id, body.encode(), checksum)
+    return decode_row(session_id, (seq, code, timestamp, record_id, body.encode(), checksum))
 
 
 def decode_body(body: bytes | str) -> AnyRecord:
@@ -128,11 +132,11 @@ def decode_body(body: bytes | str) -> AnyRecord:
         ValueError: the JSON is broken or of no known record type.
     """
     try:
-        return _decode(body)
+        return cast(AnyRecord, _decode(body))
     except msgspec.ValidationError:
         data = msgspec.json.decode(body)
         _collect_unknown(data)
-        return msgspec.convert(data, AnyRecord, strict=True, builtin_types=())
+        return cast(AnyRecord, msgspec.convert(data, AnyRecord))
 
 
 def encode_json(value: JSON, what: str) -> str:
@@ -227,7 +231,9 @@ def _depth(value: JSON) -> int:
     level, depth = [value], 0
     while level := [item for item in level if type(item) in (dict, list)]:
         depth += 1
-        level = [child for item in level for child in (item.values() if type(item) is dict else item)]
+        level = [
+            child for item in level for child in (item.values() if type(item) is dict else item)
+        ]
     return depth
 
 
@@ -250,7 +256,9 @@ def _describe_loss(value: Any) -> str:
             return "it holds NaN or an infinity; use None or text"
         elif not isinstance(item, (str, int, float, type(None), bytes, Decimal, list)):
             return f"it holds a {type(item).__name__}; convert it to text or numbers"
-    return "it changes on the way through JSON; use only None, bool, numbers, text, lists and objects"
+    return (
+        "it changes on the way through JSON; use only None, bool, numbers, text, lists and objects"
+    )
 
 
 def _is_json_tuple(value: tuple[Any, ...]) -> bool:
@@ -262,7 +270,7 @@ def _safe_reason(error: Exception) -> str:
     # unknown tag, the tag. Anything else might quote content.
     if isinstance(error, msgspec.ValidationError) and "Invalid value" not in str(error):
         return str(error)
-    return f"{type(error).__name__}; use only None, bool, numbers, text, lists and objects"
+    return f"{type(error).__name__}; {_PLAIN}"
 
 
 def _check_usage(record: TokenUsage | Usage, what: str = "token_usage") -> None:
@@ -310,7 +318,7 @@ def _id_bytes(record_id: str) -> bytes:
 
 # -- fields of a newer version -----------------------------------------------------------------
 
-_PARTS = {cls.__struct_config__.tag: cls for cls in AnyPart.__args__}  # type: ignore[attr-defined]
+_PARTS = {cls.__struct_config__.tag: cls for cls in get_args(AnyPart)}
 _RECORDS = {cls.record_type: cls for cls in RECORD_TYPES}
 
 
@@ -339,6 +347,8 @@ def _flatten(record: Record) -> dict[str, JSON]:
         if isinstance(place, dict) and "extra" in place:
             extra = place.pop("extra")
             if taken := extra.keys() & place.keys():
-                raise InvalidRecordError(f"extra repeats {len(taken)} fields of the record; rename them")
+                raise InvalidRecordError(
+                    f"extra repeats {len(taken)} fields of the record; rename them"
+                )
             place.update(extra)
     return data

@@ -111,8 +111,8 @@ class AsyncHistoryManager:
     def __init__(
         self, storage: Storage, cache: TailCache | None = None, *, level: Level = "validated"
     ) -> None:
-        self.storage = storage
-        self.cache = tails_of(storage) if cache is None else cache
+        self.storage: Storage = storage
+        self.cache: TailCache = tails_of(storage) if cache is None else cache
         self.cache.bind(storage)
         self.level: Level = level
 
@@ -413,9 +413,7 @@ class AsyncHistoryManager:
             check_session_id(session_id)
         check_text_id(user_id, "a user id")
         check_limit(limit)
-        found = await self.storage.search(
-            text, session_id=session_id, user_id=user_id, limit=limit
-        )
+        found = await self.storage.search(text, session_id=session_id, user_id=user_id, limit=limit)
         return tuple(found)
 
     # -- sessions

@@ -23,8 +23,14 @@ JSON: TypeAlias = Any
 MONEY_UNIT = Decimal("1e-12")
 
 
-class _Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
-             omit_defaults=True, repr_omit_defaults=True):
+class _Shape(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    repr_omit_defaults=True,
+):
     #: Fields that a newer version wrote and this one does not know. They survive a rewrite.
     extra: dict[str, JSON] = {}
 
@@ -154,7 +160,7 @@ class Message(Record, frozen=True, kw_only=True, tag="message"):
     raw_format: str | None = None
 
     def __post_init__(self) -> None:
-        if type(self.parts) is list:
+        if not isinstance(self.parts, tuple) and isinstance(self.parts, list):
             force_setattr(self, "parts", tuple(self.parts))
 
     @classmethod
@@ -265,7 +271,9 @@ class CorruptRecord(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-AnyRecord: TypeAlias = Message | ToolCall | LLMRequest | LLMResponse | TokenUsage | Cost | Checkpoint
+AnyRecord: TypeAlias = (
+    Message | ToolCall | LLMRequest | LLMResponse | TokenUsage | Cost | Checkpoint
+)
 StoredRecord: TypeAlias = AnyRecord | CorruptRecord
 
 RECORD_TYPES: tuple[type[Record], ...] = (

@@ -62,8 +62,8 @@ class Waiter(ABC):
     __slots__ = ("done", "run")
 
     def __init__(self, run: Any) -> None:
-        self.run = run
-        self.done = False
+        self.run: Any = run
+        self.done: bool = False
 
     @abstractmethod
     async def wait(self, withdraw: Callable[[], bool]) -> None:
@@ -133,7 +133,7 @@ class _TrioWaiter(Waiter):
         self._task = None
 
     async def wait(self, withdraw: Callable[[], bool]) -> None:
-        lowlevel = sys.modules["trio"].lowlevel
+        from trio import lowlevel
 
         def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
             if not withdraw():

@@ -1,0 +1,1 @@
+"""What is held in memory so that it need not be read again."""

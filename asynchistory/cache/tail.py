@@ -140,9 +140,7 @@ class TailCache:
             held = await self._load(storage, session_id, max(count, self.depth), level, version)
         return Tail(held.version, held.records[max(0, len(held.records) - count) :])
 
-    async def page(
-        self, storage: Storage, query: HistoryQuery, level: Level
-    ) -> HistoryPage | None:
+    async def page(self, storage: Storage, query: HistoryQuery, level: Level) -> HistoryPage | None:
         """The answer to a query that falls inside the tail; None if it does not."""
         session_id = query.session_id
         held, version = await self._lookup(
@@ -247,7 +245,10 @@ class TailCache:
 
     def _keep(self, session_id: str, tail: Tail) -> None:
         held = self._entries.get(session_id)
-        if held is not None and (held.version, len(held.records)) >= (tail.version, len(tail.records)):
+        if held is not None and (held.version, len(held.records)) >= (
+            tail.version,
+            len(tail.records),
+        ):
             return
         expires = self._clock() + self.ttl * random.uniform(1 - _JITTER, 1 + _JITTER)
         depth = max(self.depth, len(tail.records))
@@ -261,7 +262,9 @@ class TailCache:
 
     # -- writes
 
-    def wrote(self, session_id: str, version: Version, records: Callable[[], Sequence[StoredRecord]]) -> None:
+    def wrote(
+        self, session_id: str, version: Version, records: Callable[[], Sequence[StoredRecord]]
+    ) -> None:
         """Records were appended, up to ``version``. ``records`` makes them as a read would."""
         with self._lock:
             self._detach(session_id)

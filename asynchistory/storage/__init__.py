@@ -1,0 +1,1 @@
+"""Where records are kept: the port, and the stores that keep it."""

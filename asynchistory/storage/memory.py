@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from msgspec.structs import replace
 
@@ -43,6 +43,8 @@ from asynchistory.storage.port import Batch, Storage
 from asynchistory.storage.select import select
 from asynchistory.storage.text import matches, search_terms
 
+S = TypeVar("S", TokenStatistics, CostStatistics, LLMStatistics)
+
 _TYPE_NAMES = {code: name for name, code in TYPE_CODES.items()}
 
 
@@ -71,7 +73,7 @@ class MemoryStorage(Storage):
     """
 
     def __init__(self, name: str = "") -> None:
-        self.url = f"memory://{name}"
+        self.url: str = f"memory://{name}"
         self._lock = threading.Lock()
         self._openers = 0
         self._homes: dict[str, _Home] = {}
@@ -131,7 +133,7 @@ class MemoryStorage(Storage):
         await self._enter()
         with self._lock:
             home = self._homes.get(session_id)
-            return home and Version(home.session.epoch, home.session.seq)
+            return None if home is None else Version(home.session.epoch, home.session.seq)
 
     async def tail(self, session_id: str, limit: int) -> Tail | None:
         await self._enter()
@@ -194,7 +196,7 @@ class MemoryStorage(Storage):
         await self._enter()
         with self._lock:
             home = self._homes.get(session_id)
-            return home and home.session
+            return None if home is None else home.session
 
     async def list_sessions(
         self,
@@ -233,7 +235,9 @@ class MemoryStorage(Storage):
             home = self._homes.get(session_id)
             if home is None:
                 raise SessionNotFoundError(session_id)
-            self._change(home, **{name: value for name, value in given.items() if value is not None})
+            self._change(
+                home, **{name: value for name, value in given.items() if value is not None}
+            )
             return home.session
 
     async def delete_session(self, session_id: str) -> bool:
@@ -247,7 +251,9 @@ class MemoryStorage(Storage):
         await self._enter()
         with self._lock:
             home = self._homes.get(session_id)
-            return home and SessionSummary(session=home.session, **_count([home]))
+            if home is None:
+                return None
+            return SessionSummary(session=home.session, **_count([home]))
 
     async def counts(self) -> StoreCounts:
         await self._enter()
@@ -281,9 +287,7 @@ class MemoryStorage(Storage):
             if session_id in (None, home.session.id) and user_id in (None, home.session.user_id)
         ]
 
-    async def _statistics(
-        self, query: StatisticsQuery, total: Callable[[list[CallFacts]], Any]
-    ) -> Any:
+    async def _statistics(self, query: StatisticsQuery, total: Callable[[list[CallFacts]], S]) -> S:
         await self._enter()
         since = day_number(query.since) if query.since else None
         until = day_number(query.until) if query.until else None
@@ -331,7 +335,9 @@ def _count(homes: Iterable[_Home]) -> dict[str, Any]:
 
 def _tokens(calls: list[CallFacts]) -> TokenStatistics:
     known = [call for call in calls if call.usage_rank]
-    sums = {name: sum(getattr(call, name) or 0 for call in known) for name in USAGE_FIELDS}
+    sums: dict[str, Any] = {
+        name: sum(getattr(call, name) or 0 for call in known) for name in USAGE_FIELDS
+    }
     return TokenStatistics(calls=len(known), unknown_calls=len(calls) - len(known), **sums)
 
 

@@ -43,7 +43,8 @@ def searchable_text(record: StoredRecord) -> str:
     if isinstance(record, Message):
         return "\n".join(piece for part in record.parts for piece in _pieces(part))
     if isinstance(record, ToolCall):
-        return "\n".join((record.name, _text(record.input), _text(record.output), record.error or ""))
+        texts = (record.name, _text(record.input), _text(record.output), record.error or "")
+        return "\n".join(texts)
     return ""
 
 

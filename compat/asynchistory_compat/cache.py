@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from asynchistory_compat.bridge import bridge
+
+T = TypeVar("T")
 
 #: Seconds that a call may take unless the adapter is made with another limit.
 DEFAULT_TIMEOUT = 5.0
@@ -66,5 +68,5 @@ class SyncCacheAdapter:
         """The value of ``key``; if it is missing, ``factory()`` makes it, once for all who ask."""
         return self._call(lambda: self.async_cache.get_or_set(key, factory, ttl))
 
-    def _call(self, work: Callable[[], Awaitable[Any]]) -> Any:
+    def _call(self, work: Callable[[], Awaitable[T]]) -> T:
         return bridge().call(work, self.timeout)

@@ -70,9 +70,7 @@ class Engine:
         self._spare: list[apsw.Connection] = []
         self._glance_lock = threading.Lock()
         self._glance: apsw.Connection | None = None
-        self._thread = threading.Thread(
-            target=self._run, name="asynchistory-writer", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, name="asynchistory-writer", daemon=True)
         _LIVE.add(self)
         self._thread.start()
 
@@ -213,12 +211,12 @@ class Engine:
             self._finish(self._claim(), translate(error, self.path))
             return
         jobs = self._claim()  # only now, so that until here a cancellation could take them back
-        error = self._transact(db, jobs)
-        if error is not None and len(jobs) > 1:
+        failure = self._transact(db, jobs)
+        if failure is not None and len(jobs) > 1:
             for job in jobs:
                 self._alone(db, job)
-            error = None
-        self._finish(jobs, error)
+            failure = None
+        self._finish(jobs, failure)
 
     def _alone(self, db: apsw.Connection, job: _Job) -> None:
         try:
@@ -243,7 +241,9 @@ class Engine:
             with suppress(apsw.Error):
                 if db.in_transaction:
                     db.execute("ROLLBACK")
-            return translate(error, self.path) if isinstance(error, (apsw.Error, OSError)) else error
+            return (
+                translate(error, self.path) if isinstance(error, (apsw.Error, OSError)) else error
+            )
         return None
 
     def _finish(self, jobs: Iterable[_Job], error: BaseException | None) -> None:
@@ -287,9 +287,7 @@ class Engine:
         try:
             connection = self._spare.pop()
         except IndexError:
-            connection = connect(
-                self.path, durability=self.durability, timeout=self.lock_timeout
-            )
+            connection = connect(self.path, durability=self.durability, timeout=self.lock_timeout)
         try:
             connection.execute("BEGIN")
             return work(connection)

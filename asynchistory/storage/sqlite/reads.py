@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import apsw
@@ -22,6 +21,7 @@ from asynchistory.queries import (
 )
 from asynchistory.records import StoredRecord
 from asynchistory.storage.cursors import make_cursor, parse_cursor, seq_of
+from asynchistory.storage.sqlite.sql import rows, scalar
 from asynchistory.storage.text import matches
 
 #: Bytes, not text: damaged UTF-8 must not fail the whole read.
@@ -44,11 +44,12 @@ def tail(db: apsw.Connection, session_id: str, limit: int) -> Tail | None:
     if found is None:
         return None
     sid, epoch, seq = found
-    rows = db.execute(
+    found_rows = rows(
+        db,
         f"SELECT {_COLUMNS} FROM records r WHERE r.sid = ? AND r.seq > ? ORDER BY r.seq",
         (sid, seq - limit),
     )
-    return Tail(Version(epoch, seq), tuple(decode_row(session_id, *row) for row in rows))
+    return Tail(Version(epoch, seq), tuple(decode_row(session_id, row) for row in found_rows))
 
 
 def page(db: apsw.Connection, query: HistoryQuery) -> HistoryPage:
@@ -60,28 +61,29 @@ def page(db: apsw.Connection, query: HistoryQuery) -> HistoryPage:
     where, values = _filters(query, sid)
     total = None
     if query.with_total:
-        total = _scalar(db, f"SELECT count(*) FROM records r WHERE {where}", values)
+        total = scalar(db, f"SELECT count(*) FROM records r WHERE {where}", values)
     backwards = query.newest or query.before is not None
     for cursor, sign in ((query.after, ">"), (query.before, "<")):
         if cursor is not None:
             where += f" AND r.seq {sign} ?"
             values.append(seq_of(cursor, query.session_id, epoch))
-    rows = db.execute(
+    page_rows = rows(
+        db,
         f"SELECT {_COLUMNS} FROM records r WHERE {where} "
         f"ORDER BY r.seq {'DESC' if backwards else 'ASC'} LIMIT ? OFFSET ?",
         (*values, query.limit + 1, query.offset),
-    ).fetchall()
-    more = len(rows) > query.limit
-    rows = rows[: query.limit]
-    cursor = make_cursor(epoch, rows[-1][0]) if more and rows else None
+    )
+    more = len(page_rows) > query.limit
+    del page_rows[query.limit :]
+    cursor = make_cursor(epoch, page_rows[-1][0]) if more and page_rows else None
     if backwards:
-        rows.reverse()
-    records = tuple(decode_row(query.session_id, *row, strict=query.strict) for row in rows)
+        page_rows.reverse()
+    records = tuple(decode_row(query.session_id, row, query.strict) for row in page_rows)
     return HistoryPage(records=records, total=total, next=cursor)
 
 
 def _filters(query: HistoryQuery, sid: int) -> tuple[str, list[Any]]:
-    where, values = ["r.sid = ?"], [sid]
+    where, values = ["r.sid = ?"], list[Any]([sid])
     if query.start_time is not None:
         where.append("r.ts >= ?")
         values.append(to_microseconds(query.start_time))
@@ -101,21 +103,25 @@ def search(
     db: apsw.Connection, terms: list[str], session_id: str | None, user_id: str | None, limit: int
 ) -> list[StoredRecord]:
     """See :meth:`asynchistory.storage.port.Storage.search`."""
-    where, values = ["r.type IN (?, ?)"], [TYPE_CODES["message"], TYPE_CODES["tool_call"]]
+    where = ["r.type IN (?, ?)"]
+    values: list[Any] = [TYPE_CODES["message"], TYPE_CODES["tool_call"]]
     for column, value in (("s.id", session_id), ("s.user_id", user_id)):
         if value is not None:
             where.append(f"{column} = ?")
             values.append(value)
-    rows = db.execute(
+    # Row by row, so that the search ends with the last hit that is wanted.
+    newest_first = db.execute(
         f"SELECT s.id, {_COLUMNS} FROM records r JOIN sessions s USING(sid) "
         f"WHERE {' AND '.join(where)} ORDER BY r.rowid DESC",
         values,
     )
     found: list[StoredRecord] = []
-    for row in rows:
-        if len(found) == limit:
+    for row in newest_first:
+        if len(found) >= limit:
+            newest_first.close()
             break
-        record = decode_row(*row)
+        name, *stored = row
+        record = decode_row(name, tuple(stored))
         if matches(record, terms):
             found.append(record)
     return found
@@ -123,8 +129,8 @@ def search(
 
 def session_by_id(db: apsw.Connection, session_id: str) -> Session | None:
     """The session, None if there is none."""
-    rows = db.execute(f"{_SESSION} WHERE s.id = ?", (session_id,)).fetchall()
-    return _session(rows[0]) if rows else None
+    found = rows(db, f"{_SESSION} WHERE s.id = ?", (session_id,))
+    return _session(found[0]) if found else None
 
 
 def sessions(
@@ -141,16 +147,17 @@ def sessions(
     if after is not None:
         where.append(f"({column}, s.sid) {sign} (?, ?)")
         values += parse_cursor(after)
-    rows = db.execute(
+    found = rows(
+        db,
         f"{_SESSION} WHERE {' AND '.join(where)} "
         f"ORDER BY {column} {direction}, s.sid {direction} LIMIT ?",
         (*values, limit + 1),
-    ).fetchall()
+    )
     cursor = None
-    if len(rows) > limit > 0:
-        last = rows[limit - 1]
+    if len(found) > limit > 0:
+        last = found[limit - 1]
         cursor = make_cursor(last[4 if order == "created" else 5], last[11])
-    return SessionPage(sessions=tuple(_session(row) for row in rows[:limit]), next=cursor)
+    return SessionPage(sessions=tuple(_session(row) for row in found[:limit]), next=cursor)
 
 
 def summary(db: apsw.Connection, session_id: str) -> SessionSummary | None:
@@ -164,27 +171,29 @@ def summary(db: apsw.Connection, session_id: str) -> SessionSummary | None:
 
 def counts(db: apsw.Connection) -> StoreCounts:
     """See :meth:`asynchistory.storage.port.Storage.counts`."""
-    number = _scalar(db, "SELECT count(*) FROM sessions", ())
+    number = scalar(db, "SELECT count(*) FROM sessions")
     return StoreCounts(sessions=number, **_count(db, "true", ()))
 
 
 def _count(db: apsw.Connection, where: str, values: tuple[object, ...]) -> dict[str, Any]:
     message = TYPE_CODES["message"]
-    types = db.execute(
-        f"SELECT r.type, count(*) FROM records r WHERE {where} GROUP BY 1 ORDER BY 1", values
-    ).fetchall()
-    roles = db.execute(
+    types = rows(
+        db, f"SELECT r.type, count(*) FROM records r WHERE {where} GROUP BY 1 ORDER BY 1", values
+    )
+    roles = rows(
+        db,
         f"SELECT json_extract({_VALID}, '$.role') AS role, count(*) FROM records r "
         f"WHERE r.type = ? AND {where} GROUP BY 1 HAVING role IS NOT NULL ORDER BY 1",
         (message, *values),
-    ).fetchall()
-    parts = dict(
-        db.execute(
+    )
+    parts: dict[str, int] = dict(
+        rows(
+            db,
             "SELECT json_extract(p.value, '$.type'), count(*) "
             f"FROM records r, json_each({_VALID}, '$.parts') p "
             f"WHERE r.type = ? AND {where} GROUP BY 1",
             (message, *values),
-        ).fetchall()
+        )
     )
     return {
         "records": sum(number for _, number in types),
@@ -196,17 +205,13 @@ def _count(db: apsw.Connection, where: str, values: tuple[object, ...]) -> dict[
 
 
 def _place(db: apsw.Connection, session_id: str) -> tuple[int, int, int] | None:
-    rows = db.execute("SELECT sid, epoch, seq FROM sessions WHERE id = ?", (session_id,)).fetchall()
-    return rows[0] if rows else None
-
-
-def _scalar(db: apsw.Connection, sql: str, values: Iterable[object]) -> int:
-    number: int = db.execute(sql, tuple(values)).fetchall()[0][0]
-    return number
+    found = rows(db, "SELECT sid, epoch, seq FROM sessions WHERE id = ?", (session_id,))
+    return found[0] if found else None
 
 
 def _session(row: tuple[Any, ...]) -> Session:
-    (name, user_id, title, metadata, created, updated, seq, epoch, parent, fork_seq, expires, _) = row
+    name, user_id, title, metadata, created, updated, *rest = row
+    seq, epoch, parent, fork_seq, expires, _sid = rest
     return Session(
         id=name,
         user_id=user_id,

@@ -176,7 +176,10 @@ def _close(connection: apsw.Connection | None) -> None:
 
 def _prepare(connection: apsw.Connection, path: Path) -> None:
     _check_owner(connection, path)
-    if connection.pragma("journal_mode") != "wal" and connection.pragma("journal_mode", "wal") != "wal":
+    if (
+        connection.pragma("journal_mode") != "wal"
+        and connection.pragma("journal_mode", "wal") != "wal"
+    ):
         raise _unavailable(path, "this file system cannot hold a write-ahead log; use a local disk")
     if connection.pragma("user_version") == SCHEMA_VERSION:
         return
@@ -237,6 +240,7 @@ def translate(error: Exception, path: Path) -> AsyncHistoryError:
 
 
 def busy(path: Path, timeout: float) -> BusyError:
+    """The error of a write that waited for another process's lock until its deadline."""
     return BusyError(
         f"{path} was locked by another process for {timeout:g} s; try again, or find what holds it"
     )

@@ -17,6 +17,7 @@ from asynchistory.queries import (
     TokenStatistics,
 )
 from asynchistory.storage.calls import USAGE_FIELDS, day_name, day_number
+from asynchistory.storage.sqlite.sql import rows
 
 _KEYS = {
     "model": "c.model",
@@ -34,7 +35,9 @@ S = TypeVar("S", TokenStatistics, LLMStatistics)
 def tokens(db: apsw.Connection, query: StatisticsQuery) -> TokenStatistics:
     """See :meth:`asynchistory.storage.port.Storage.token_statistics`."""
     sums = ", ".join(f"coalesce(sum(c.{name}), 0)" for name in USAGE_FIELDS)
-    select = f"count(*) FILTER (WHERE c.usage_rank), count(*) FILTER (WHERE NOT c.usage_rank), {sums}"
+    known = "count(*) FILTER (WHERE c.usage_rank)"
+    unknown = "count(*) FILTER (WHERE NOT c.usage_rank)"
+    select = f"{known}, {unknown}, {sums}"
 
     def build(row: tuple[Any, ...]) -> TokenStatistics:
         return TokenStatistics(
@@ -77,7 +80,10 @@ def _costs(
 
 
 def _amounts(sums: list[int | None]) -> Amounts:
-    units = [None if high is None or low is None else high * _HALF + low for high, low in zip(sums[::2], sums[1::2], strict=True)]
+    units = [
+        None if high is None or low is None else high * _HALF + low
+        for high, low in zip(sums[::2], sums[1::2], strict=True)
+    ]
     return Amounts(
         input_cost=from_units(units[0]),
         output_cost=from_units(units[1]),
@@ -93,8 +99,8 @@ def llm(db: apsw.Connection, query: StatisticsQuery) -> LLMStatistics:
     )
     reasons: dict[str | None, dict[str, int]] = {}
     for group_by in {None, query.group_by}:
-        rows = _rows(db, query, "c.finish_reason, count(*)", group_by, "c.finish_reason")
-        for key, reason, number in rows:
+        counted = _rows(db, query, "c.finish_reason, count(*)", group_by, "c.finish_reason")
+        for key, reason, number in counted:
             if reason is not None:
                 name = None if group_by is None else _name(group_by, key)
                 reasons.setdefault(name, {})[reason] = number
@@ -148,11 +154,12 @@ def _rows(
     if also or group_by:
         select = f"{key}, {select}"
     grouping = f"GROUP BY {', '.join(names)} ORDER BY {', '.join(names)}" if names else ""
-    return db.execute(
+    return rows(
+        db,
         f"SELECT {select} FROM calls c JOIN sessions s USING(sid) "
         f"WHERE {' AND '.join(where)} {grouping}",
         values,
-    ).fetchall()
+    )
 
 
 def _name(group_by: str | None, key: Any) -> str:

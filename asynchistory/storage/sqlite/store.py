@@ -56,10 +56,10 @@ class SQLiteStorage(Storage):
     ) -> None:
         if durability not in ("full", "relaxed"):
             raise ConfigurationError("durability must be 'full' or 'relaxed'")
-        self.path = Path(path).expanduser().absolute()
+        self.path: Path = Path(path).expanduser().absolute()
         self.durability: Literal["full", "relaxed"] = durability
         self.lock_timeout = lock_timeout
-        self.url = f"sqlite:///{self.path}"
+        self.url: str = f"sqlite:///{self.path}"
         self._lock = threading.Lock()
         self._openers = 0
         self._engine: Engine | None = None

@@ -22,13 +22,15 @@ from asynchistory.records import JSON
 from asynchistory.storage.calls import PRICE_FIELDS, USAGE_FIELDS, CallFacts
 from asynchistory.storage.port import Batch
 from asynchistory.storage.sqlite.reads import session_by_id
+from asynchistory.storage.sqlite.sql import rows, scalar
 
+_FIND_SESSION = "SELECT sid, epoch, seq FROM sessions WHERE id = ?"
+_INSERT_SESSION = "INSERT INTO sessions(id, created, updated, epoch) VALUES(?,?,?,?) RETURNING sid"
+_NEXT_EPOCH = "UPDATE counters SET value = value + 1 WHERE name = 'epoch' RETURNING value"
 _INSERT_RECORD = "INSERT INTO records(sid, seq, type, ts, id, body, crc) VALUES(?,?,?,?,?,?,?)"
 _ADVANCE = "UPDATE sessions SET seq = ?, updated = ? WHERE sid = ?"
 _INSERT_KEY = "INSERT INTO idempotency VALUES(?,?,?,?,?,?)"
-_FIND_KEY = (
-    "SELECT digest, epoch, first_seq, last_seq FROM idempotency WHERE sid = ? AND key = ?"
-)
+_FIND_KEY = "SELECT digest, epoch, first_seq, last_seq FROM idempotency WHERE sid = ? AND key = ?"
 
 
 def _upsert_call() -> str:
@@ -84,7 +86,7 @@ class WriteGroup:
 
     def __init__(self, db: apsw.Connection) -> None:
         self.db = db
-        self.now = now_us()
+        self.now: int = now_us()
         self._places: dict[str, _Place] = {}
         self._grown: dict[str, _Place] = {}
         self._rows: list[tuple[Any, ...]] = []
@@ -156,30 +158,23 @@ class WriteGroup:
     def _place(self, session_id: str) -> _Place | None:
         place = self._places.get(session_id)
         if place is None:
-            rows = self.db.execute(
-                "SELECT sid, epoch, seq FROM sessions WHERE id = ?", (session_id,)
-            ).fetchall()
-            if rows:
-                place = self._places[session_id] = _Place(*rows[0])
+            found = rows(self.db, _FIND_SESSION, (session_id,))
+            if found:
+                place = self._places[session_id] = _Place(*found[0])
         return place
 
     def _create(self, session_id: str) -> _Place:
         # The counter only ever grows, so that a session made again is not taken for its old self.
-        epoch = self.db.execute(
-            "UPDATE counters SET value = value + 1 WHERE name = 'epoch' RETURNING value"
-        ).fetchall()[0][0]
-        sid = self.db.execute(
-            "INSERT INTO sessions(id, created, updated, epoch) VALUES(?,?,?,?) RETURNING sid",
-            (session_id, self.now, self.now, epoch),
-        ).fetchall()[0][0]
+        epoch = scalar(self.db, _NEXT_EPOCH)
+        sid = scalar(self.db, _INSERT_SESSION, (session_id, self.now, self.now, epoch))
         place = self._places[session_id] = _Place(sid, epoch, 0)
         return place
 
     def _earlier(self, sid: int, key: str) -> tuple[bytes, int, int, int] | None:
         found = self._keys.get((sid, key))
         if found is None:
-            rows = self.db.execute(_FIND_KEY, (sid, key)).fetchall()
-            found = rows[0] if rows else None
+            stored = rows(self.db, _FIND_KEY, (sid, key))
+            found = stored[0] if stored else None
         return found
 
     def _gather(self, place: _Place, batch: Batch) -> Appended:

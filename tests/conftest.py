@@ -1,0 +1,50 @@
+"""What all tests share: both event loops, and no blocking calls on asyncio's."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("asynchistory", deadline=None)
+hypothesis.settings.load_profile("asynchistory")
+
+
+@pytest.fixture(scope="module", params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """The event loop that a test marked ``anyio`` runs on: each of them in turn."""
+    return str(request.param)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("anyio") and item.get_closest_marker("trio"):
+            raise pytest.UsageError(
+                f"{item.nodeid} is marked both anyio and trio, so that its [asyncio] variant "
+                "would run on trio; keep one of the marks"
+            )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_blocking_calls() -> Iterator[None]:
+    """Fail where asynchistory's code sleeps, or touches files or sockets, on an asyncio loop.
+
+    It cannot see a trio loop, nor what SQLite does inside apsw. It is in force
+    for the whole session, since it changes built-in types, which threads of
+    a test that has ended may still be using.
+    """
+    if platform.python_implementation() != "CPython":
+        yield
+        return
+    from blockbuster import blockbuster_ctx
+
+    # compat blocks by design: its callers are synchronous.
+    compat = ["asynchistory_compat"] if importlib.util.find_spec("asynchistory_compat") else []
+    with blockbuster_ctx("asynchistory", excluded_modules=compat) as guard:
+        # A relative path is made absolute where a store is named, before anything is opened.
+        for name in ("os.getcwd", "os.path.abspath", "os.path.islink", "os.readlink"):
+            guard.functions[name].deactivate()
+        yield
