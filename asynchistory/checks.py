@@ -52,6 +52,12 @@ def check_limit(value: int, what: str = "limit", most: int = MAX_PAGE) -> None:
         raise InvalidQueryError(f"{what} must be a whole number from 0 to {most}")
 
 
+def check_order(order: str) -> None:
+    """Raise :class:`~asynchistory.InvalidQueryError` unless sessions can be listed so."""
+    if order not in ("updated", "created"):
+        raise InvalidQueryError("sessions are listed in the order 'updated' or 'created'")
+
+
 def check_query(query: HistoryQuery) -> None:
     """Raise :class:`~asynchistory.InvalidQueryError` unless a store can answer this."""
     if not isinstance(query, HistoryQuery):
@@ -71,19 +77,29 @@ def check_query(query: HistoryQuery) -> None:
             parse_cursor(cursor)
     if query.record_types is not None:
         _check_types(query.record_types)
+    _check_model(query.model)
 
 
 def _check_types(names: Sequence[str]) -> None:
-    if isinstance(names, str) or any(name not in RECORD_TYPE_NAMES for name in names):
+    known = isinstance(names, (tuple, list)) and all(name in RECORD_TYPE_NAMES for name in names)
+    if not known:
         raise InvalidQueryError(
             f"record_types is a tuple of some of: {', '.join(RECORD_TYPE_NAMES)}"
         )
+
+
+def _check_model(model: str | None) -> None:
+    if model is not None and not (isinstance(model, str) and model.isprintable()):
+        raise InvalidQueryError("a model's name must be printable text")
 
 
 def check_statistics(query: StatisticsQuery) -> None:
     """Raise :class:`~asynchistory.InvalidQueryError` unless a store can answer this."""
     if query.session_id is not None:
         check_session_id(query.session_id)
+    if query.user_id is not None and (fault := _id_fault(query.user_id)) is not None:
+        raise InvalidQueryError(f"user_id {fault}")
+    _check_model(query.model)
     for day in (query.since, query.until):
         if day is not None:
             day_number(day)

@@ -41,6 +41,8 @@ MAX_RECORD_BYTES = 16 * 1024 * 1024
 MAX_DEPTH = 200
 #: Tokens of one call: what every JSON reader takes for an exact integer.
 MAX_TOKENS = 2**53
+#: Seconds of one call.
+MAX_SECONDS = 1e9
 #: Money of one call, in units of its currency: what 64 bits hold at 1e-12 a unit.
 MAX_MONEY = 9_000_000
 
@@ -246,7 +248,7 @@ def _describe_loss(value: Any) -> str:
             todo += msgspec.structs.asdict(item).values()
         elif type(item) is dict:
             if any(not isinstance(key, str) for key in item):
-                return "an object has keys that are not strings"
+                return "an object has keys that are not strings; use str(key)"
             todo += item.values()
         elif type(item) in (list, tuple) and not (type(item) is tuple and _is_json_tuple(item)):
             todo += item
@@ -266,9 +268,8 @@ def _is_json_tuple(value: tuple[Any, ...]) -> bool:
 
 
 def _safe_reason(error: Exception) -> str:
-    # msgspec names types and places ("Expected `str`, got `int` - at `$.role`"), and, of an
-    # unknown tag, the tag. Anything else might quote content.
-    if isinstance(error, msgspec.ValidationError) and "Invalid value" not in str(error):
+    # "Expected `str`, got `int` - at `$.role`" names types and places. Others quote content.
+    if isinstance(error, msgspec.ValidationError) and str(error).startswith("Expected `"):
         return str(error)
     return f"{type(error).__name__}; {_PLAIN}"
 
@@ -283,6 +284,10 @@ def _check_usage(record: TokenUsage | Usage, what: str = "token_usage") -> None:
 def _check_response(record: LLMResponse) -> None:
     if record.usage is not None:
         _check_usage(record.usage, "llm_response")
+    for name in ("response_time", "time_to_first_token"):
+        seconds: float | None = getattr(record, name)
+        if seconds is not None and not 0 <= seconds <= MAX_SECONDS:
+            raise InvalidRecordError(f"{name} must be 0 to {MAX_SECONDS:g} seconds")
 
 
 def _check_cost(record: Cost) -> None:
@@ -318,37 +323,36 @@ def _id_bytes(record_id: str) -> bytes:
 
 # -- fields of a newer version -----------------------------------------------------------------
 
-_PARTS = {cls.__struct_config__.tag: cls for cls in get_args(AnyPart)}
-_RECORDS = {cls.record_type: cls for cls in RECORD_TYPES}
+_Types: TypeAlias = dict[str, type[msgspec.Struct]]
+_PARTS: _Types = {str(cls.__struct_config__.tag): cls for cls in get_args(AnyPart)}
+_RECORDS: _Types = {cls.record_type: cls for cls in RECORD_TYPES}
 
 
-def _nested(data: Any) -> Iterable[tuple[Any, type[msgspec.Struct] | None]]:
-    """The places of a record's JSON that are objects of a type of ours."""
-    if isinstance(data, dict):
-        yield data, _RECORDS.get(data.get("record_type", ""))
-        yield data.get("usage"), Usage
-        for part in data.get("parts") or ():
-            if isinstance(part, dict):
-                yield part, _PARTS.get(part.get("type", ""))
+def _nested(data: Any) -> list[tuple[dict[str, JSON], set[str]]]:
+    """The objects of our own types in a record's JSON, each with the fields that it may have."""
+    places: list[tuple[Any, _Types]] = [(data, _RECORDS), (data.get("usage"), {"": Usage})]
+    places += [(part, _PARTS) for part in data.get("parts") or ()]
+    return [
+        (place, {*cls.__struct_encode_fields__, cls.__struct_config__.tag_field or ""})
+        for place, types in places
+        if isinstance(place, dict)
+        and (cls := types.get(str(place.get("record_type", place.get("type", ""))))) is not None
+    ]
 
 
 def _collect_unknown(data: Any) -> None:
-    for place, cls in list(_nested(data)):
-        if not isinstance(place, dict) or cls is None:
-            continue
-        known = {*cls.__struct_encode_fields__, cls.__struct_config__.tag_field}
+    for place, known in _nested(data if isinstance(data, dict) else {}):
         if unknown := place.keys() - known:
             place["extra"] = {name: place.pop(name) for name in sorted(unknown)}
 
 
 def _flatten(record: Record) -> dict[str, JSON]:
     data: dict[str, JSON] = msgspec.json.decode(_encode(record))
-    for place, _ in list(_nested(data)):
-        if isinstance(place, dict) and "extra" in place:
-            extra = place.pop("extra")
-            if taken := extra.keys() & place.keys():
-                raise InvalidRecordError(
-                    f"extra repeats {len(taken)} fields of the record; rename them"
-                )
-            place.update(extra)
+    for place, known in _nested(data):
+        extra = place.pop("extra", {})
+        if taken := extra.keys() & known:
+            raise InvalidRecordError(
+                f"extra has {len(taken)} known fields; rename them"
+            )
+        place.update(extra)
     return data

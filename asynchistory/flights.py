@@ -3,102 +3,126 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from types import TracebackType
 from typing import Generic, TypeVar
 
-from asynchistory.runs import Waiter, current_run, new_waiter, wake
+import anyio
+
+from asynchistory.runs import current_run
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
-class _Flight(Generic[T]):
-    """A load under way. Touched only in the thread of its event loop."""
+class Flight(Generic[T]):
+    """One load, and the tasks of one event loop that wait for it.
 
-    __slots__ = ("done", "error", "result", "waiters")
+    Attributes:
+        detached: what is loaded was written meanwhile: the outcome goes to the
+            tasks that wait and must not be kept.
+        landed: there is an outcome.
+    """
 
     def __init__(self) -> None:
-        self.waiters: deque[Waiter] = deque()
-        self.done = False
-        self.result: T | None = None
-        self.error: Exception | None = None
+        self.detached: bool = False
+        self.landed: bool = False
+        self._led = False
+        self._changed = anyio.Event()
+        self._tasks = 0
+        self._result: list[T] = []
+        self._error: Exception | None = None
+        self._traceback: TracebackType | None = None
 
-    async def lead(self, load: Callable[[], Awaitable[T]]) -> T:
-        try:
-            result = self.result = await load()
-        except Exception as error:
-            self.error = error
-            self._land()
-            raise
-        except BaseException:
-            # Cancelled: whoever waits longest goes on in this task's place.
-            if self.waiters:
-                wake((self.waiters.popleft(),))
-            raise
-        self._land()
-        return result
+    def join(self) -> None:
+        """Count a task in."""
+        self._tasks += 1
 
-    def _land(self) -> None:
-        self.done = True
-        wake(self.waiters)
-        self.waiters.clear()
-
-    async def follow(self) -> bool:
-        """Wait for the outcome; False when this task is to lead instead."""
-        waiter = new_waiter()
-        self.waiters.append(waiter)
-        await waiter.wait(lambda: self._leave(waiter))
-        return self.done
-
-    def _leave(self, waiter: Waiter) -> bool:
-        # One that was chosen to lead is no longer listed: it must take over, and if it
-        # cannot, hand over in turn.
-        if waiter not in self.waiters:
+    def leave(self) -> bool:
+        """Count a task out. Whether it was the last."""
+        self._tasks -= 1
+        if self._tasks:
             return False
-        self.waiters.remove(waiter)
+        # The traceback's frames hold the flight: a cycle that only the garbage collector ends.
+        self._error = self._traceback = None
         return True
+
+    async def outcome(self, load: Callable[[Flight[T]], Awaitable[T]]) -> T:
+        """Wait for the outcome, or bring it about."""
+        while not self.landed:
+            if self._led:
+                await self._changed.wait()
+            else:
+                await self._lead(load)
+        if self._error is not None:
+            # Or the traceback, which the tasks share, grows with each of them.
+            raise self._error.with_traceback(self._traceback)
+        return self._result[0]
+
+    async def _lead(self, load: Callable[[Flight[T]], Awaitable[T]]) -> None:
+        self._led = True
+        try:
+            self._result.append(await load(self))
+        except Exception as error:
+            self._error, self._traceback = error, error.__traceback__
+        except BaseException:
+            # Cancelled. All are woken: a single heir might be cancelled before it runs.
+            self._led = False
+            changed, self._changed = self._changed, anyio.Event()
+            changed.set()
+            raise
+        self.landed = True
+        self._changed.set()
 
 
 class SingleFlight(Generic[K, T]):
     """Runs one load per key and event loop.
 
-    If the task that runs a load is cancelled, the next one that waits takes
-    over. An error reaches everybody who waited for that load and is not kept.
+    If the task that runs a load is cancelled, another one that waits takes
+    over, and nobody else notices. An error reaches all who waited for that
+    load and is not kept.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._flights: dict[K, dict[object, _Flight[T]]] = {}
+        # By the run itself: an id() is given again, and a weak key leaks.
+        self._flights: dict[K, dict[object, Flight[T]]] = {}
 
-    async def run(self, key: K, load: Callable[[], Awaitable[T]]) -> T:
-        """The outcome of the load of ``key``, which is ``load()`` unless one is under way."""
+    def __len__(self) -> int:
+        return sum(map(len, list(self._flights.values())))
+
+    async def run(self, key: K, load: Callable[[Flight[T]], Awaitable[T]]) -> T:
+        """The outcome of ``load``, or of the load of ``key`` that is under way.
+
+        Raises:
+            NoEventLoopError: neither asyncio nor trio is running here.
+            Exception: what the load raised, for all who waited for it.
+        """
         run = current_run()
         with self._lock:
-            flights = self._flights.setdefault(key, {})
-            flight = flights.get(run)
-            leads = flight is None
-            if flight is None:
-                flight = flights[run] = _Flight()
-        if not leads and await flight.follow():
-            if flight.error is not None:
-                raise flight.error
-            return flight.result  # type: ignore[return-value]
+            flight = self._flights.setdefault(key, {}).setdefault(run, Flight())
+            flight.join()
         try:
-            return await flight.lead(load)
+            return await flight.outcome(load)
         finally:
-            if flight.done or not flight.waiters:
-                self._remove(key, run, flight)
+            if flight.leave() or flight.landed:
+                self._end(key, run, flight)
 
-    def forget(self, key: K) -> None:
-        """Detach the loads of ``key``: who waits gets their result, who comes later starts anew."""
+    def detach(self, keys: Iterable[K] | Callable[[K], object]) -> None:
+        """Forget the loads of these keys, or of those that a function picks.
+
+        Who waits gets their outcome; who comes later starts anew.
+        """
         with self._lock:
-            self._flights.pop(key, None)
+            chosen = [key for key in self._flights if keys(key)] if callable(keys) else keys
+            for key in chosen:
+                for flight in self._flights.pop(key, {}).values():
+                    flight.detached = True
 
-    def _remove(self, key: K, run: object, flight: _Flight[T]) -> None:
+    def _end(self, key: K, run: object, flight: Flight[T]) -> None:
         with self._lock:
             flights = self._flights.get(key, {})
-            if flights.get(run) is flight:
+            if flights.get(run) is flight:  # and not one that began after this was detached
                 del flights[run]
                 if not flights:
                     del self._flights[key]

@@ -15,6 +15,7 @@ from asynchistory.cache.tail import CacheStatistics, Level, TailCache, tails_of
 from asynchistory.checks import (
     check_expected_seq,
     check_limit,
+    check_order,
     check_query,
     check_session_id,
     check_statistics,
@@ -477,6 +478,7 @@ class AsyncHistoryManager:
         """
         check_text_id(user_id, "a user id")
         check_limit(limit)
+        check_order(order)
         return await self.storage.list_sessions(
             user_id=user_id, order=order, limit=limit, after=after
         )

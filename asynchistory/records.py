@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import msgspec
 from msgspec.structs import force_setattr
 
+from asynchistory.errors import InvalidRecordError
+
 #: Plain JSON: None, bool, int, float, str, and lists and str-keyed dicts of these.
 JSON: TypeAlias = Any
 
@@ -71,7 +73,10 @@ class ToolCallPart(Part, frozen=True, tag="tool_call"):
         """
         if not isinstance(self.arguments, str):
             return self.arguments
-        return msgspec.json.decode(self.arguments or "{}")
+        try:
+            return msgspec.json.decode(self.arguments or "{}")
+        except RecursionError:
+            raise ValueError("the arguments nest too deep") from None
 
 
 class ToolResultPart(Part, frozen=True, tag="tool_result"):
@@ -149,8 +154,10 @@ class Message(Record, frozen=True, kw_only=True, tag="message"):
         role: ``user``, ``assistant``, ``system``, ``developer`` or ``tool``.
         parts: its pieces in order.
         name: the speaker's name, where the provider has one.
-        raw: the provider's own payload, kept only where the parts cannot give it back.
-        raw_format: the format of ``raw``: ``openai`` or ``anthropic``.
+        raw: what the parts cannot give back of the provider's own payload; see
+            :mod:`asynchistory.formats`. After changing parts, set it to None.
+        raw_format: what ``raw`` is: ``openai`` or ``anthropic`` for the whole
+            payload, ``openai+`` for its further fields.
     """
 
     role: str
@@ -165,9 +172,17 @@ class Message(Record, frozen=True, kw_only=True, tag="message"):
 
     @classmethod
     def of(cls, role: str, content: str | Iterable[AnyPart], **fields: Any) -> Message:
-        """A message from text or from parts: ``Message.of("user", "Hi!")``."""
-        parts = (Text(text=content),) if isinstance(content, str) else tuple(content)
-        return cls(role=role, parts=parts, **fields)
+        """A message from text or from parts: ``Message.of("user", "Hi!")``.
+
+        Raises:
+            InvalidRecordError: the content is neither, or there is no such field.
+        """
+        if isinstance(content, str):
+            content = (Text(text=content),)
+        try:
+            return cls(role=role, parts=tuple(content), **fields)
+        except TypeError:
+            raise InvalidRecordError("the content of a message is text, or parts") from None
 
     @property
     def text(self) -> str:
@@ -296,5 +311,5 @@ def money(amount: Decimal | int | str | float) -> Decimal:
     try:
         exact = Decimal(repr(amount)) if isinstance(amount, float) else Decimal(amount)
         return exact.quantize(MONEY_UNIT, rounding=ROUND_HALF_EVEN).normalize() + Decimal(0)
-    except ArithmeticError as error:
-        raise ValueError("an amount of money must be a finite number") from error
+    except (ArithmeticError, TypeError, ValueError):
+        raise ValueError("an amount of money must be a finite number") from None

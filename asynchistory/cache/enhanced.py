@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from cachetools import Cache, LRUCache
 
-from asynchistory.cache._flights import Flight, Flights, running_loop
 from asynchistory.errors import ConfigurationError, InvalidInputError
+from asynchistory.flights import Flight, SingleFlight
 
 
 class EnhancedCacheStats(NamedTuple):
@@ -76,7 +76,7 @@ class EnhancedCacheManager:
         self._clock = clock
         self._lock = threading.Lock()  # never held across an await
         self._entries: LRUCache[Hashable, _Entry] = LRUCache(max_size)
-        self._flights = Flights()
+        self._flights: SingleFlight[Hashable, Any] = SingleFlight()
         self._hits = self._misses = self._sets = self._evictions = self._expirations = 0
 
     def __repr__(self) -> str:
@@ -131,23 +131,12 @@ class EnhancedCacheManager:
             NoEventLoopError: neither asyncio nor trio is running here.
             Exception: what the factory raised, for all who waited for it; it is not cached.
         """
-        ttl, loop = self._ttl(ttl), running_loop()
+        ttl = self._ttl(ttl)
         with self._lock:
             entry, good = self._find(key)
-            if good and entry:
-                return entry.value
-            flight = self._flights.join(loop, key)
-        try:
-            while not flight.landed:
-                if flight.led:
-                    await flight.changed.wait()
-                else:
-                    await self._load(loop, key, flight, factory, ttl)
-            return flight.outcome()
-        finally:
-            if flight.leave():
-                with self._lock:
-                    self._flights.end(loop, key, flight)
+        if good and entry:
+            return entry.value
+        return await self._flights.run(key, lambda flight: self._load(flight, key, factory, ttl))
 
     # -- many keys -----------------------------------------------------------------------------
 
@@ -158,7 +147,7 @@ class EnhancedCacheManager:
         """
         matches = re.compile(fnmatch.translate(pattern)).match
         with self._lock:
-            self._flights.detach([key for key in self._flights if _is_match(matches, key)])
+            self._flights.detach(lambda key: _is_match(matches, key))
             keys = [key for key in self._entries if _is_match(matches, key)]
             removed = [self._entries.pop(key) for key in keys]
         return len(removed)
@@ -166,7 +155,7 @@ class EnhancedCacheManager:
     async def clear(self) -> int:
         """Forget everything; how many values there were. The statistics go on."""
         with self._lock:
-            self._flights.detach(self._flights)
+            self._flights.detach(lambda _key: True)
             old, self._entries = self._entries, LRUCache(self._max_size)
         return len(old)
 
@@ -208,29 +197,22 @@ class EnhancedCacheManager:
 
     async def _load(
         self,
-        loop: object,
+        flight: Flight[Any],
         key: Hashable,
-        flight: Flight,
         factory: Callable[[], Any],
         ttl: float | None,
-    ) -> None:
-        flight.led = True
-        try:
-            value = factory()
-            if inspect.isawaitable(value):
-                value = await value
-        except Exception as error:
-            with self._lock:
-                self._flights.end(loop, key, flight)
-            flight.land(error=error)
-        except BaseException:
-            flight.give_up()
-            raise
-        else:
-            with self._lock:
-                self._flights.end(loop, key, flight)
-                _displaced = None if flight.detached else self._put(key, value, ttl)
-            flight.land(value)
+    ) -> Any:
+        with self._lock:
+            # Another load may have ended, or a value been set, since this caller looked.
+            held = self._entries.get(key)
+            if held is not None and not self._is_expired(held):
+                return held.value
+        value = factory()
+        if inspect.isawaitable(value):
+            value = await value
+        with self._lock:
+            _displaced = None if flight.detached else self._put(key, value, ttl)
+        return value
 
     # -- under the lock ------------------------------------------------------------------------
     # What leaves the cache goes to the caller, who lets go of it after the lock: a value may

@@ -18,7 +18,7 @@ import msgspec
 from cachetools import LRUCache
 
 from asynchistory.errors import ConfigurationError, SessionNotFoundError
-from asynchistory.flights import SingleFlight
+from asynchistory.flights import Flight, SingleFlight
 from asynchistory.queries import HistoryPage, HistoryQuery, Tail, Version
 from asynchistory.records import StoredRecord
 from asynchistory.runs import checkpoint_if_cancelled
@@ -61,15 +61,6 @@ class _Entry:
         self.expires = expires
 
 
-class _Load:
-    """A read of the store under way; a write in the meantime marks it as outdated."""
-
-    __slots__ = ("outdated",)
-
-    def __init__(self) -> None:
-        self.outdated = False
-
-
 class _Counting(LRUCache[str, _Entry]):
     evictions = 0
 
@@ -105,9 +96,7 @@ class TailCache:
         self._clock = clock
         self._lock = threading.Lock()
         self._entries = _Counting(max_bytes, getsizeof=lambda entry: entry.size)
-        self._flights: SingleFlight[tuple[str, int], Tail] = SingleFlight()
-        self._loads: dict[str, list[_Load]] = {}
-        self._wanted: dict[str, set[int]] = {}
+        self._flights: SingleFlight[str, Tail] = SingleFlight()
         self._storage: weakref.ref[Storage] | None = None
         self._hits = self._misses = self._stale = self._loaded = 0
 
@@ -137,7 +126,7 @@ class TailCache:
 
         held, version = await self._lookup(storage, session_id, level, enough)
         if held is None:
-            held = await self._load(storage, session_id, max(count, self.depth), level, version)
+            held = await self._load(storage, session_id, count, level, version)
         return Tail(held.version, held.records[max(0, len(held.records) - count) :])
 
     async def page(self, storage: Storage, query: HistoryQuery, level: Level) -> HistoryPage | None:
@@ -208,38 +197,31 @@ class TailCache:
     async def _load(
         self, storage: Storage, session_id: str, count: int, level: Level, version: Version | None
     ) -> Tail:
-        async def load() -> Tail:
-            return await self._read_store(storage, session_id, count)
-
         if level == "fresh":
-            return await load()
+            return await self._read_store(storage, session_id, count)
+        depth = max(count, self.depth)
         while True:
-            tail = await self._flights.run((session_id, count), load)
-            # A load that was under way before this call may have missed another process's write.
-            if version is None or tail.version >= version:
+            tail = await self._flights.run(
+                session_id,
+                lambda flight: self._read_store(storage, session_id, depth, flight),
+            )
+            # One that was under way before this call may be too short, or may have missed
+            # another process's write.
+            enough = len(tail.records) >= min(count, tail.version.seq)
+            if enough and (version is None or tail.version >= version):
                 return tail
 
-    async def _read_store(self, storage: Storage, session_id: str, count: int) -> Tail:
-        load = _Load()
+    async def _read_store(
+        self, storage: Storage, session_id: str, count: int, flight: Flight[Tail] | None = None
+    ) -> Tail:
         with self._lock:
-            self._loads.setdefault(session_id, []).append(load)
-            self._wanted.setdefault(session_id, set()).add(count)
             self._loaded += 1
-        try:
-            tail = await storage.tail(session_id, count)
-        finally:
-            with self._lock:
-                loads = self._loads.get(session_id, [])
-                if load in loads:
-                    loads.remove(load)
-                if not loads:
-                    self._loads.pop(session_id, None)
-                    self._wanted.pop(session_id, None)
+        tail = await storage.tail(session_id, count)
         if tail is None:
             self.drop(session_id)
             raise SessionNotFoundError(session_id)
         with self._lock:
-            if not load.outdated:
+            if flight is not None and not flight.detached:
                 self._keep(session_id, tail)
         return tail
 
@@ -267,7 +249,7 @@ class TailCache:
     ) -> None:
         """Records were appended, up to ``version``. ``records`` makes them as a read would."""
         with self._lock:
-            self._detach(session_id)
+            self._flights.detach([session_id])
             entry = self._entries.get(session_id)
             if entry is None or entry.version >= version:
                 return
@@ -286,21 +268,14 @@ class TailCache:
     def drop(self, session_id: str) -> None:
         """The session changed in another way than by an append."""
         with self._lock:
-            self._detach(session_id)
+            self._flights.detach([session_id])
             self._entries.pop(session_id, None)
 
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
-            for session_id in list(self._loads):
-                self._detach(session_id)
+            self._flights.detach(lambda _session_id: True)
             self._entries.clear()
-
-    def _detach(self, session_id: str) -> None:
-        for load in self._loads.get(session_id, ()):
-            load.outdated = True
-        for count in self._wanted.get(session_id, ()):
-            self._flights.forget((session_id, count))
 
     def statistics(self) -> CacheStatistics:
         """Counts since the cache was made."""

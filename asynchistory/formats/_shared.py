@@ -60,10 +60,14 @@ def keep_lossless(
     record: Message, payload: Payload, generate: Callable[[Message], Payload], raw_format: str
 ) -> Message:
     """The record, with the payload beside it where the parts do not give exactly that back."""
-    # Canonical JSON, because to Python 1, 1.0 and True are equal.
-    if _canonical(generate(record)) == _canonical(payload):
+    if equal(generate(record), payload):
         return record
     return replace(record, raw=payload, raw_format=raw_format)
+
+
+def equal(one: JSON, other: JSON) -> bool:
+    """Whether two values are the same JSON; to Python, 1, 1.0 and True would be equal."""
+    return bool(_canonical(one) == _canonical(other))
 
 
 def messages_of(records: Iterable[Record | CorruptRecord]) -> list[Message]:

@@ -13,11 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from asynchistory.errors import InvalidRecordError
 from asynchistory.formats._openai_parts import block_of, part_of, result_content
 from asynchistory.formats._shared import (
     Payload,
     checked,
+    equal,
     keep_lossless,
     messages_of,
     private,
@@ -35,14 +38,17 @@ from asynchistory.records import (
     ToolResultPart,
 )
 
+#: ``raw`` is the whole message, or only the fields that the parts cannot say.
 _FORMAT = "openai"
+_FIELDS = "openai+"
 
 
 def from_openai(message: Mapping[str, Any]) -> Message:
     """Turn a chat message into a record, without loss.
 
-    Where the parts cannot say exactly what the message said (annotations, an image's detail,
-    a field of the future ...), the message stays whole in ``raw``. A tool message becomes a
+    Where the parts cannot say exactly what the message said, ``raw`` keeps the fields that they
+    lack (``raw_format`` is ``openai+``) or, where that is not enough (an image's detail), the
+    whole message (``openai``). A tool message becomes a
     :class:`~asynchistory.ToolResultPart`. So does a message of the old role ``function``:
     those and their ``function_call`` have no id, and get the id ``""``.
 
@@ -57,7 +63,19 @@ def from_openai(message: Mapping[str, Any]) -> Message:
     else:
         name = string(data.get("name"))
         record = Message(role=data["role"], parts=tuple(_parts(data)), name=name)
-    return keep_lossless(record, data, _generate, _FORMAT)
+    return _keep_fields(record, data) or keep_lossless(record, data, _generate, _FORMAT)
+
+
+def _keep_fields(record: Message, data: Payload) -> Message | None:
+    """The record with the fields that the parts lack, if the parts give all others back.
+
+    An API's answer always has some (``"refusal": null``); to keep it whole would double it.
+    """
+    generated = _generate(record)
+    fields = {name: value for name, value in data.items() if name not in generated}
+    if not fields or not equal({**generated, **fields}, data):
+        return None
+    return replace(record, raw=fields, raw_format=_FIELDS)
 
 
 def to_openai(record: Message) -> Payload:
@@ -150,6 +168,8 @@ def _named(called: Payload, call_id: str, field: str) -> Iterator[ToolCallPart]:
 def _messages(record: Message) -> list[Payload]:
     if record.raw is not None and record.raw_format == _FORMAT:
         return [private(record.raw)]
+    if record.raw is not None and record.raw_format == _FIELDS:
+        return [{**_generate(replace(record, raw=None)), **private(record.raw)}]
     results = record.tool_results
     answers = [_tool_message(part, record.name) for part in results]
     if results and len(results) == len(record.parts):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from asynchistory.errors import EpochChangedError, InvalidQueryError
+
+_FORM = re.compile(r"[0-9]{1,18}\.[0-9]{1,18}")
 
 
 def make_cursor(epoch: int, seq: int) -> str:
@@ -16,9 +20,9 @@ def parse_cursor(cursor: str) -> tuple[int, int]:
     Raises:
         InvalidQueryError: it is not a cursor.
     """
-    first, dot, second = str(cursor).partition(".")
-    if not (dot and first.isdecimal() and second.isdecimal() and len(cursor) <= 40):
+    if not isinstance(cursor, str) or not _FORM.fullmatch(cursor):
         raise InvalidQueryError("a cursor must be the `next` of a page, passed back as it is")
+    first, _, second = cursor.partition(".")
     return int(first), int(second)
 
 

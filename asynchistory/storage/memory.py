@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
@@ -190,13 +191,13 @@ class MemoryStorage(Storage):
                 )
             elif not exist_ok:
                 raise SessionExistsError(session_id)
-            return home.session
+            return deepcopy(home.session)
 
     async def get_session(self, session_id: str) -> Session | None:
         await self._enter()
         with self._lock:
             home = self._homes.get(session_id)
-            return None if home is None else home.session
+            return None if home is None else deepcopy(home.session)
 
     async def list_sessions(
         self,
@@ -217,7 +218,7 @@ class MemoryStorage(Storage):
         page = keyed[:limit]
         more = len(keyed) > limit > 0
         return SessionPage(
-            sessions=tuple(home.session for _, home in page),
+            sessions=tuple(deepcopy(home.session) for _, home in page),
             next=make_cursor(*page[-1][0]) if more else None,
         )
 
@@ -238,7 +239,7 @@ class MemoryStorage(Storage):
             self._change(
                 home, **{name: value for name, value in given.items() if value is not None}
             )
-            return home.session
+            return deepcopy(home.session)
 
     async def delete_session(self, session_id: str) -> bool:
         await self._enter()
@@ -253,7 +254,7 @@ class MemoryStorage(Storage):
             home = self._homes.get(session_id)
             if home is None:
                 return None
-            return SessionSummary(session=home.session, **_count([home]))
+            return SessionSummary(session=deepcopy(home.session), **_count([home]))
 
     async def counts(self) -> StoreCounts:
         await self._enter()
@@ -278,7 +279,8 @@ class MemoryStorage(Storage):
         return home
 
     def _change(self, home: _Home, **fields: Any) -> None:
-        home.session = replace(home.session, updated_at=from_microseconds(now_us()), **fields)
+        now = from_microseconds(now_us())
+        home.session = replace(home.session, updated_at=now, **deepcopy(fields))
 
     def _selected(self, session_id: str | None, user_id: str | None) -> list[_Home]:
         return [

@@ -55,6 +55,8 @@ class Engine:
     """The open database file. Made once per opening; not used again after it closed."""
 
     def __init__(self, path: Path, *, durability: str, lock_timeout: float) -> None:
+        if path in _INHERITED:
+            raise _inherited(path)
         self.path = path
         self.durability = durability
         self.lock_timeout = lock_timeout
@@ -62,7 +64,7 @@ class Engine:
         self._queue: deque[_Job] = deque()
         self._bell = threading.Semaphore(0)
         self._idle = False
-        self._closing = False
+        self._closing = self._closed = False
         self._closers: list[Waiter] = []
         self._failure: AsyncHistoryError | None = None
         self._pid = os.getpid()
@@ -91,7 +93,10 @@ class Engine:
         self._check_usable()
         waiter = new_waiter()
         outcome: list[Any] = [None, None]
-        self._readers.submit(self._read, work, outcome, waiter)
+        try:
+            self._readers.submit(self._read, work, outcome, waiter)
+        except RuntimeError:  # closed since, or the interpreter is exiting
+            raise NotOpenError(f"{self.path} is closed; open the history again") from None
         # A read changes nothing: whoever is cancelled may leave at once.
         await waiter.wait(lambda: True)
         if outcome[1] is not None:
@@ -123,7 +128,7 @@ class Engine:
         """Finish what is queued, then close the file. Returns when the threads have let go."""
         waiter = new_waiter()
         with self._mutex:
-            if not self._thread.is_alive():
+            if self._closed:
                 return
             self._closers.append(waiter)
         self.stop()
@@ -147,9 +152,7 @@ class Engine:
         if self._failure is not None:
             raise self._failure.with_traceback(None)
         if self._pid != os.getpid():
-            raise LifecycleError(
-                f"{self.path} was opened before this process was forked; open it again here"
-            )
+            raise _inherited(self.path)
         if self._closing:
             raise NotOpenError(f"{self.path} is closed; open the history again")
 
@@ -269,8 +272,8 @@ class Engine:
                     connection.close(True)
         _LIVE.discard(self)
         with self._mutex:
-            closers, self._closers = self._closers, []
-        wake(closers)
+            self._closed = True
+        wake(self._closers)
 
     # -- the reader threads
 
@@ -298,6 +301,25 @@ class Engine:
 
 
 _LIVE: set[Engine] = set()
+#: Files that were open when this process was forked. SQLite keeps what it knows of a file's locks
+#: in the process's memory: in the child it believes that it holds locks which are its parent's, so
+#: that a database opened again here could lose commits.
+_INHERITED: set[Path] = set()
+
+
+def _inherited(path: Path) -> LifecycleError:
+    return LifecycleError(
+        f"{path} was open when this process was forked, and cannot be used in the child; "
+        "open it after the fork, or close it before"
+    )
+
+
+def _after_fork() -> None:
+    _INHERITED.update(engine.path for engine in _LIVE)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _stop_all() -> None:
