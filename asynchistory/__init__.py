@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from asynchistory.manager import (
         AsyncHistoryManager as AsyncHistoryManager,
         StatisticsOptions as StatisticsOptions,
-        WriteOptions as WriteOptions,
     )
     from asynchistory.queries import (
         Amounts as Amounts,
@@ -71,6 +70,9 @@ if TYPE_CHECKING:
         StoreCounts as StoreCounts,
         TokenStatistics as TokenStatistics,
         Version as Version,
+    )
+    from asynchistory.recording import (
+        WriteOptions as WriteOptions,
     )
     from asynchistory.records import (
         JSON as JSON,
@@ -151,7 +153,6 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "manager": (
         "AsyncHistoryManager",
         "StatisticsOptions",
-        "WriteOptions",
     ),
     "queries": (
         "Amounts",
@@ -168,6 +169,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "TokenStatistics",
         "Version",
     ),
+    "recording": ("WriteOptions",),
     "records": (
         "AnyPart",
         "AnyRecord",

@@ -351,8 +351,6 @@ def _flatten(record: Record) -> dict[str, JSON]:
     for place, known in _nested(data):
         extra = place.pop("extra", {})
         if taken := extra.keys() & known:
-            raise InvalidRecordError(
-                f"extra has {len(taken)} known fields; rename them"
-            )
+            raise InvalidRecordError(f"extra has {len(taken)} known fields; rename them")
         place.update(extra)
     return data

@@ -61,3 +61,20 @@ def test_calls_of_asyncio_run_are_found(source: str, lines: list[int]) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_no_source_file_calls_asyncio_run(path: Path) -> None:
     assert not list(calls_of_asyncio_run(path.read_text(encoding="utf-8")))
+
+
+def test_the_public_door_opens_what_type_checkers_see() -> None:
+    import asynchistory
+
+    tree = ast.parse(Path(asynchistory.__file__).read_text(encoding="utf-8"))
+    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {
+        (str(node.module).removeprefix("asynchistory."), alias.asname)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    lazily = {(module, name) for module, names in asynchistory._NAMES.items() for name in names}
+    assert seen == lazily
+    for _, name in lazily:
+        assert getattr(asynchistory, name) is not None

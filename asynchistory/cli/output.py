@@ -46,6 +46,13 @@ def bold(text: object) -> str:
     return click.style(str(text), bold=True)
 
 
+def marked(text: str) -> str:
+    """(Escaped) text that was searched for: in color, or between marks where there is none."""
+    if click.get_current_context().color is not False and sys.stdout.isatty():
+        return click.style(text, fg="yellow", bold=True)
+    return f"«{text}»"
+
+
 def escape(text: str) -> str:
     """Text that is safe on a terminal, in one line."""
     return _ONE_LINE.sub(_escaped, text)
@@ -129,6 +136,15 @@ def fields(pairs: Iterable[tuple[str, str]]) -> None:
     width = max((len(name) for name, _ in pairs), default=0)
     for name, value in pairs:
         click.echo(f"{dim(name.ljust(width))}  {value}")
+
+
+def figures(rows: Iterable[tuple[str, int, str]]) -> None:
+    """Print names, numbers that end in one column, and a dim word on each."""
+    shown = [(name, f"{number:,}", detail) for name, number, detail in rows]
+    names, numbers = (max(len(row[column]) for row in shown) for column in (0, 1))
+    for name, number, detail in shown:
+        line = f"{dim(name.ljust(names))}  {number.rjust(numbers)}"
+        click.echo(line + (f"  {dim(detail)}" if detail else ""))
 
 
 def json_bytes(value: Any) -> bytes:

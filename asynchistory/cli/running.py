@@ -100,8 +100,8 @@ async def find_session(history: AsyncHistoryManager, name: str) -> Session:
     shown = escape(name[:80])
     if not found:
         raise click.ClickException(
-            f"no conversation {shown!r}; `asynchistory ls` lists what there is"
+            f"no conversation '{shown}'; `asynchistory ls` lists what there is"
         )
     raise click.ClickException(
-        f"{shown!r} is the start of {len(found)} conversation ids; give more of it"
+        f"'{shown}' is the start of {len(found)} conversation ids; give more of it"
     )

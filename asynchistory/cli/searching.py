@@ -84,12 +84,9 @@ def _print(found: tuple[StoredRecord, ...], text: str, *, as_json: bool) -> None
 
 
 def _marked(parts: list[tuple[str, bool]]) -> str:
-    from asynchistory.cli.output import escape
+    from asynchistory.cli.output import escape, marked
 
-    return "".join(
-        click.style(escape(piece), fg="yellow", bold=True) if match else escape(piece)
-        for piece, match in parts
-    )
+    return "".join(marked(escape(piece)) if match else escape(piece) for piece, match in parts)
 
 
 def snippet(text: str, terms: list[str]) -> list[tuple[str, bool]]:

@@ -77,53 +77,54 @@ async def _count(history: AsyncHistoryManager, name: str | None, by: Any) -> dic
 
 
 def _print(found: dict[str, Any], by: str | None) -> None:
-    from asynchistory.cli.output import fields, one_line
+    from asynchistory.cli.output import bold, dim, figures, one_line
 
     if "session_id" in found:
-        lead = ("conversation", one_line(found["session_id"]))
-    else:
-        lead = ("conversations", f"{found['sessions']:,}")
-    fields(
+        click.echo(f"{bold(one_line(found['session_id']))}\n")
+    llm, tokens, costs = found["llm"], found["tokens"], found["costs"]
+    figures(
         [
-            lead,
-            ("records", _with_kinds(found["records"], found["record_types"])),
-            ("messages", _with_kinds(found["messages"], found["roles"])),
-            ("tool calls", f"{found['tool_calls']:,} · {found['tool_results']:,} results"),
-            ("model calls", _calls(found["llm"])),
-            ("tokens", _tokens(found["tokens"])),
-            ("cost", _cost(found["costs"])),
+            ("conversations", found["sessions"], ""),
+            ("records", found["records"], _kinds(found["record_types"])),
+            ("messages", found["messages"], _kinds(found["roles"])),
+            ("tool calls", found["tool_calls"], ""),
+            ("tool results", found["tool_results"], ""),
+            ("model calls", llm.requests, _calls(llm)),
+            ("tokens", tokens.total_tokens, _tokens(tokens)),
         ]
     )
+    click.echo(dim("cost           ") + _cost(costs))
     if by is not None:
         _print_groups(found, by)
 
 
-def _with_kinds(total: int, kinds: dict[str, int]) -> str:
-    from asynchistory.cli.output import dim, one_line
+def _kinds(kinds: dict[str, int]) -> str:
+    from asynchistory.cli.output import one_line
 
     ranked = sorted(kinds.items(), key=lambda kind: -kind[1])
-    listed = " · ".join(f"{one_line(name)} {number:,}" for name, number in ranked)
-    return f"{total:,}" + (dim(f"  {listed}") if listed else "")
+    return " · ".join(f"{one_line(name)} {number:,}" for name, number in ranked)
 
 
 def _calls(found: LLMStatistics) -> str:
-    text = f"{found.requests:,} · {found.responses:,} answered"
+    text = f"{found.responses:,} answered"
     if found.mean_response_time is not None:
         text += f" · {found.mean_response_time:.2f} s on average"
-    return text
+    return text if found.requests or found.responses else ""
 
 
 def _tokens(found: TokenStatistics) -> str:
-    text = f"{found.total_tokens:,} · {found.input_tokens:,} in, {found.output_tokens:,} out"
-    return text + (f" · {found.unknown_calls:,} calls unknown" if found.unknown_calls else "")
+    known = f"{found.input_tokens:,} in · {found.output_tokens:,} out" if found.calls else ""
+    unknown = f"{found.unknown_calls:,} calls unknown" if found.unknown_calls else ""
+    return " · ".join(filter(None, (known, unknown)))
 
 
 def _cost(found: CostStatistics) -> str:
     from asynchistory.cli.output import one_line
 
     amounts = [
-        f"{amounts.total_cost:f} {one_line(currency)}"
+        f"{amounts.total_cost.normalize():f} {one_line(currency)}"
         for currency, amounts in found.currencies.items()
+        if amounts.total_cost is not None
     ]
     text = " + ".join(amounts) or "none known"
     return text + (f" · {found.unknown_calls:,} calls unknown" if found.unknown_calls else "")

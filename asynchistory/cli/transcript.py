@@ -42,6 +42,8 @@ from asynchistory.records import (
     Usage,
 )
 
+#: Records that tell of one model call.
+_OF_A_CALL = (LLMRequest, LLMResponse, TokenUsage, Cost)
 _COLORS = {"user": "cyan", "assistant": "green", "tool": "magenta"}
 _LONG_LINES = 6
 
@@ -68,11 +70,17 @@ class _Transcript:
         pairs = pair_tools(records).pairs
         self._result_of = {pair.call: pair.result for pair in pairs}
         self._answered = {pair.result for pair in pairs}
+        self._call_ids = {
+            part.id
+            for record in records
+            if isinstance(record, Message)
+            for part in record.tool_calls
+        }
 
     def lines(self, index: int, record: StoredRecord) -> Iterator[str]:
         """A record's lines; none for a message that only holds results shown above."""
         if not isinstance(record, Message):
-            yield from self._event(record)
+            yield from self._event(index, record)
             return
         here = [Position(index, place) for place in range(len(record.parts))]
         if here and all(position in self._answered for position in here):
@@ -118,16 +126,38 @@ class _Transcript:
             label += click.style("error ", fg="red")
         yield f"{margin}← {label}{text}"
 
-    def _event(self, record: StoredRecord) -> Iterator[str]:
+    def _event(self, index: int, record: StoredRecord) -> Iterator[str]:
         if isinstance(record, CorruptRecord):
             yield click.style(f"  #{record.seq} damaged ({one_line(record.reason)})", fg="red")
         elif isinstance(record, ToolCall):
-            yield dim(f"  #{record.seq} ran {one_line(record.name)}{_seconds(record.duration)}")
-            for arrow, value in (("→", record.input), ("←", record.output), ("✗", record.error)):
-                if value is not None:
-                    yield dim(f"    {arrow} {self._short(_json(value))}")
-        else:
-            yield dim(f"  #{record.seq} {self._short(_EVENTS[type(record)](record))}")
+            yield from self._run(record)
+        elif not self._goes_on(index):
+            records: list[StoredRecord] = [record]
+            while self._goes_on(index := index + 1):
+                records.append(self._records[index])
+            facts = " · ".join(_EVENTS[type(one)](one) for one in records)
+            seqs = f"#{record.seq}" + (f"–{records[-1].seq}" if len(records) > 1 else "")
+            yield dim(f"  {seqs} {self._short(facts)}")
+
+    def _goes_on(self, index: int) -> bool:
+        """Whether this record tells more of the model call that the one before it tells of."""
+        if not 0 < index < len(self._records):
+            return False
+        ids = [
+            record.request_id if isinstance(record, _OF_A_CALL) else None
+            for record in self._records[index - 1 : index + 1]
+        ]
+        return ids[0] is not None and ids[0] == ids[1]
+
+    def _run(self, record: ToolCall) -> Iterator[str]:
+        yield dim(f"  #{record.seq} ran {one_line(record.name)}{_seconds(record.duration)}")
+        known = record.call_id is not None and record.call_id in self._call_ids
+        values = [("✗", record.error)]
+        if not known:  # else they stand in the message that called it, and under it
+            values = [("→", record.input), ("←", record.output), *values]
+        for arrow, value in values:
+            if value is not None:
+                yield dim(f"    {arrow} {self._short(_json(value))}")
 
     def _text(self, text: str, *, shorten: bool) -> Iterator[str]:
         lines = escape_lines(text).split("\n")
@@ -168,13 +198,13 @@ def _seconds(value: float | None) -> str:
 
 
 def _request(record: LLMRequest) -> str:
-    return f"request to {record.provider}/{record.model}"
+    return f"asks {record.provider}/{record.model}"
 
 
 def _response(record: LLMResponse) -> str:
     finish = f" · {record.finish_reason}" if record.finish_reason else ""
     usage = f" · {_tokens(record.usage)}" if record.usage else ""
-    return f"response of {record.model}{finish}{_seconds(record.response_time)}{usage}"
+    return f"{record.model} answered{finish}{_seconds(record.response_time)}{usage}"
 
 
 def _tokens(usage: Usage | TokenUsage) -> str:
@@ -190,7 +220,7 @@ def _tokens(usage: Usage | TokenUsage) -> str:
 
 
 def _cost(record: Cost) -> str:
-    total = "unknown" if record.total_cost is None else f"{record.total_cost:f}"
+    total = "unknown" if record.total_cost is None else f"{record.total_cost.normalize():f}"
     return f"cost {total} {record.currency}"
 
 

@@ -111,10 +111,10 @@ class Bridge:
     """
 
     def __init__(self, backend: str = "asyncio", loop_policy: LoopPolicy = "warn") -> None:
-        self.backend = backend
+        self.backend: str = backend
         self.loop_policy: LoopPolicy = loop_policy
         #: Grows when what was opened here is gone: after a fork, in the child.
-        self.generation = 0
+        self.generation: int = 0
         self._lock = threading.Lock()
         self._home: _Home | None = None
         self._open: list[AbstractAsyncContextManager[Any]] = []

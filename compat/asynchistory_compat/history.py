@@ -7,7 +7,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from functools import partial, wraps
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 from asynchistory import (
     AsyncHistoryManager,
@@ -64,6 +64,7 @@ class HistoryManager:
         *,
         timeout: float | None = None,
     ) -> None:
+        self.manager: AsyncHistoryManager
         if isinstance(storage, AsyncHistoryManager):
             self.manager = storage
         elif isinstance(storage, Storage):
@@ -78,26 +79,26 @@ class HistoryManager:
         self._lock = threading.Lock()
         self._generation: int | None = None
 
-    append = _method(AsyncHistoryManager.append)
-    record_message = _method(AsyncHistoryManager.record_message)
-    record_tool_call = _method(AsyncHistoryManager.record_tool_call)
-    record_llm_request = _method(AsyncHistoryManager.record_llm_request)
-    record_llm_response = _method(AsyncHistoryManager.record_llm_response)
-    record_token_usage = _method(AsyncHistoryManager.record_token_usage)
-    record_cost = _method(AsyncHistoryManager.record_cost)
-    last = _method(AsyncHistoryManager.last)
-    query_history = _method(AsyncHistoryManager.query_history)
-    search = _method(AsyncHistoryManager.search)
-    create_session = _method(AsyncHistoryManager.create_session)
-    get_session = _method(AsyncHistoryManager.get_session)
-    list_sessions = _method(AsyncHistoryManager.list_sessions)
-    update_session = _method(AsyncHistoryManager.update_session)
-    delete_session = _method(AsyncHistoryManager.delete_session)
-    get_session_summary = _method(AsyncHistoryManager.get_session_summary)
-    count = _method(AsyncHistoryManager.count)
-    get_token_statistics = _method(AsyncHistoryManager.get_token_statistics)
-    get_cost_statistics = _method(AsyncHistoryManager.get_cost_statistics)
-    get_llm_statistics = _method(AsyncHistoryManager.get_llm_statistics)
+    append: Final = _method(AsyncHistoryManager.append)
+    record_message: Final = _method(AsyncHistoryManager.record_message)
+    record_tool_call: Final = _method(AsyncHistoryManager.record_tool_call)
+    record_llm_request: Final = _method(AsyncHistoryManager.record_llm_request)
+    record_llm_response: Final = _method(AsyncHistoryManager.record_llm_response)
+    record_token_usage: Final = _method(AsyncHistoryManager.record_token_usage)
+    record_cost: Final = _method(AsyncHistoryManager.record_cost)
+    last: Final = _method(AsyncHistoryManager.last)
+    query_history: Final = _method(AsyncHistoryManager.query_history)
+    search: Final = _method(AsyncHistoryManager.search)
+    create_session: Final = _method(AsyncHistoryManager.create_session)
+    get_session: Final = _method(AsyncHistoryManager.get_session)
+    list_sessions: Final = _method(AsyncHistoryManager.list_sessions)
+    update_session: Final = _method(AsyncHistoryManager.update_session)
+    delete_session: Final = _method(AsyncHistoryManager.delete_session)
+    get_session_summary: Final = _method(AsyncHistoryManager.get_session_summary)
+    count: Final = _method(AsyncHistoryManager.count)
+    get_token_statistics: Final = _method(AsyncHistoryManager.get_token_statistics)
+    get_cost_statistics: Final = _method(AsyncHistoryManager.get_cost_statistics)
+    get_llm_statistics: Final = _method(AsyncHistoryManager.get_llm_statistics)
 
     def get_cache_stats(self) -> CacheStatistics:
         """Hits, misses and size of the history's own cache."""
