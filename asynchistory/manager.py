@@ -26,7 +26,7 @@ from asynchistory.codec import (
     row_record,
     to_microseconds,
 )
-from asynchistory.errors import InvalidRecordError, OutcomeUnknownError, SessionNotFoundError
+from asynchistory.errors import ConflictError, InvalidRecordError, SessionNotFoundError
 from asynchistory.queries import (
     Appended,
     CostStatistics,
@@ -152,7 +152,10 @@ class AsyncHistoryManager(Recording):
         )
         try:
             appended = await self.storage.append(batch)
-        except OutcomeUnknownError:
+        except ConflictError:
+            raise
+        except BaseException:
+            # Whatever ended the wait, the batch may be stored (or an outcome unknown).
             self.cache.drop(session_id)
             raise
         if not appended.replayed:

@@ -34,7 +34,7 @@ Level: TypeAlias = Literal["validated", "cached", "fresh"]
 
 #: What a record costs beside its JSON: objects, and its place in the tail.
 _OVERHEAD = 400
-#: TTLs are spread by a tenth, so that what was loaded together does not expire together.
+#: TTLs are cut by up to a tenth, so that what was loaded together does not expire together.
 _JITTER = 0.1
 
 
@@ -227,12 +227,13 @@ class TailCache:
 
     def _keep(self, session_id: str, tail: Tail) -> None:
         held = self._entries.get(session_id)
-        if held is not None and (held.version, len(held.records)) >= (
-            tail.version,
-            len(tail.records),
-        ):
+        if held is not None and held.version > tail.version:
             return
-        expires = self._clock() + self.ttl * random.uniform(1 - _JITTER, 1 + _JITTER)
+        expires = self._clock() + self.ttl * random.uniform(1 - _JITTER, 1)
+        if held is not None and held.version == tail.version:
+            held.expires = expires  # it has just been found to be current
+            if len(held.records) >= len(tail.records):
+                return
         depth = max(self.depth, len(tail.records))
         self._put(session_id, _Entry(tail, depth, expires))
 
@@ -275,7 +276,8 @@ class TailCache:
         """Forget everything."""
         with self._lock:
             self._flights.detach(lambda _session_id: True)
-            self._entries.clear()
+            for session_id in list(self._entries):  # clear() would count them as evictions
+                del self._entries[session_id]
 
     def statistics(self) -> CacheStatistics:
         """Counts since the cache was made."""

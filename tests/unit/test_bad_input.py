@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -18,7 +18,6 @@ from asynchistory import (
     Cost,
     HistoryQuery,
     InvalidInputError,
-    InvalidQueryError,
     InvalidRecordError,
     InvalidSessionIdError,
     LLMRequest,
@@ -34,11 +33,10 @@ from asynchistory import (
     ToolCallPart,
     Usage,
 )
+from tests.unit.refusals import CANARY, refuse
 
 pytestmark = pytest.mark.anyio
 
-#: Stands for what a user said. It must not turn up in any error.
-CANARY = "cAnArY-7741"
 CALL: dict[str, str] = {"request_id": "r", "provider": "p", "model": "m"}
 GOOD = Message.of("user", "fine")
 
@@ -50,24 +48,6 @@ async def history(
     storage = MemoryStorage() if request.param == "memory" else SQLiteStorage(tmp_path / "x.db")
     async with AsyncHistoryManager(storage) as history:
         yield history
-
-
-def everything(error: BaseException | None) -> str:
-    """All that a log would show of an error: its message, attributes, causes and notes."""
-    text = ""
-    while error is not None:
-        text += f"{error!s} {error!r} {vars(error)} {getattr(error, '__notes__', '')}"
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return text
-
-
-async def refuse(
-    call: Callable[[], Awaitable[object]], error: type[AsyncHistoryError], remedy: str
-) -> None:
-    with pytest.raises(error, match=remedy) as caught:
-        await call()
-    assert CANARY not in everything(caught.value)
-    assert len(str(caught.value)) < 400
 
 
 def nest(levels: int, kind: type) -> Any:
@@ -178,7 +158,8 @@ MALFORMED: dict[str, Any] = {
     "parts of text": Message(role="user", parts=CANARY),  # type: ignore[arg-type]
     "part of another type": Message(role="user", parts=({"type": "text", "txt": CANARY},)),  # type: ignore[arg-type]
     "part with another field": Message(
-        role="user", parts=({"type": "text", "text": "x", CANARY: 1},)  # type: ignore[arg-type]
+        role="user",
+        parts=({"type": "text", "text": "x", CANARY: 1},),  # type: ignore[arg-type]
     ),
     "part with another tag": Message(role="user", parts=({"type": CANARY},)),  # type: ignore[arg-type]
     "text of another type": Message.of("user", [Text(text=5)]),  # type: ignore[arg-type]
@@ -299,84 +280,11 @@ async def test_bad_keys_and_user_ids_are_refused(history: AsyncHistoryManager, n
     assert (await history.count()).sessions == 1
 
 
-@pytest.mark.parametrize("field", ["user_id", "model"])
-@pytest.mark.parametrize("bad", [5, b"x", f"{CANARY}\ud800"], ids=["int", "bytes", "surrogate"])
-async def test_bad_filters_of_statistics_are_refused(
-    history: AsyncHistoryManager, field: str, bad: Any
-) -> None:
-    filters: dict[str, Any] = {field: bad}
-    for call in (
-        lambda: history.get_token_statistics(**filters),
-        lambda: history.get_cost_statistics(**filters),
-        lambda: history.get_llm_statistics(**filters),
-    ):
-        await refuse(call, InvalidInputError, "must|text")
-
-
 @pytest.mark.parametrize("expected", [-1, True, "1", 1.0])
 async def test_a_bad_expected_seq_is_refused(history: AsyncHistoryManager, expected: Any) -> None:
     await refuse(
         lambda: history.append("chat", GOOD, expected_seq=expected), InvalidInputError, "0 or"
     )
-
-
-@pytest.mark.parametrize("limit", [-1, 10_001, True, 1.0, "5", None, 2**70])
-async def test_a_bad_limit_is_refused(history: AsyncHistoryManager, limit: Any) -> None:
-    await history.append("chat", GOOD)
-    for call in (
-        lambda: history.last("chat", limit),
-        lambda: history.query_history(HistoryQuery("chat", limit=limit)),
-        lambda: history.search("x", limit=limit),
-        lambda: history.list_sessions(limit=limit),
-    ):
-        await refuse(call, InvalidQueryError, "whole number from 0 to")
-
-
-QUERIES: dict[str, tuple[dict[str, Any], str]] = {
-    "negative offset": ({"offset": -1}, "whole number"),
-    "huge offset": ({"offset": 2**64}, "whole number"),
-    "naive start": ({"start_time": datetime(2024, 1, 1)}, "time zone"),
-    "naive end": ({"end_time": datetime(2024, 1, 1)}, "time zone"),
-    "text for a time": ({"start_time": "2024-01-01"}, "time zone"),
-    "both cursors": ({"before": "1.2", "after": "1.1"}, "not both"),
-    "one type as text": ({"record_types": "message"}, "tuple"),
-    "unknown type": ({"record_types": ("message", CANARY)}, "some of"),
-    "type of another type": ({"record_types": (5,)}, "some of"),
-    "types of another type": ({"record_types": 5}, "some of"),
-    "model of another type": ({"model": 5}, "model"),
-    "surrogate model": ({"model": f"{CANARY}\ud800"}, "model"),
-}
-
-
-@pytest.mark.parametrize("name", QUERIES)
-async def test_a_query_that_means_nothing_is_refused(
-    history: AsyncHistoryManager, name: str
-) -> None:
-    await history.append("chat", GOOD)
-    options, remedy = QUERIES[name]
-
-    for level in ("validated", "fresh"):
-        query = HistoryQuery("chat", **options)
-        await refuse(lambda: history.query_history(query, level=level), InvalidQueryError, remedy)  # noqa: B023
-
-
-CURSORS: list[Any] = [
-    "", "x", CANARY, "1", "1.", ".2", "1.2.3", "1.-2", "-1.2", " 1.2", "1.2 ", "0x1.2", "1e3.2",
-    "1." + "9" * 60, "1." + "9" * 30, "9" * 30 + ".1", 5, 1.5, b"1.2",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("cursor", CURSORS, ids=repr)
-async def test_a_malformed_cursor_is_refused(history: AsyncHistoryManager, cursor: Any) -> None:
-    await history.append("chat", GOOD)
-    for call in (
-        lambda: history.query_history(HistoryQuery("chat", after=cursor)),
-        lambda: history.query_history(HistoryQuery("chat", before=cursor)),
-        lambda: history.query_history(HistoryQuery("chat", before=cursor), level="fresh"),
-        lambda: history.list_sessions(after=cursor),
-        lambda: history.list_sessions(after=cursor, order="created"),
-    ):
-        await refuse(call, InvalidQueryError, "`next` of a page")
 
 
 async def test_bad_session_fields_are_refused(history: AsyncHistoryManager) -> None:
@@ -404,28 +312,6 @@ async def test_bad_session_fields_are_refused(history: AsyncHistoryManager) -> N
     session = await history.get_session("chat")
     assert (session.title, session.metadata) == ("old", {"k": 1})
     assert (await history.count()).sessions == 1
-
-
-async def test_an_order_of_sessions_that_does_not_exist_is_refused(
-    history: AsyncHistoryManager,
-) -> None:
-    bad: Any = "size"
-    await refuse(lambda: history.list_sessions(order=bad), InvalidQueryError, "updated")
-
-
-@pytest.mark.parametrize("text", [None, 5, b"x", ["x"]])
-async def test_a_search_for_no_text_is_refused(history: AsyncHistoryManager, text: Any) -> None:
-    await refuse(lambda: history.search(text), InvalidQueryError, "word")
-
-
-async def test_a_search_for_a_lone_surrogate_finds_nothing_or_is_refused(
-    history: AsyncHistoryManager,
-) -> None:
-    await history.append("chat", GOOD)
-    try:
-        assert await history.search("\ud800") == ()
-    except InvalidQueryError as error:
-        assert "surrogate" in str(error)
 
 
 async def test_a_mismatch_of_a_key_quotes_no_content(history: AsyncHistoryManager) -> None:

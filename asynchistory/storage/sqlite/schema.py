@@ -19,6 +19,8 @@ from asynchistory.errors import (
 #: "AHIS": what SQLite keeps in the file's header to tell whose it is.
 APPLICATION_ID = 0x41484953
 
+_CHECK = "check that the file and its folder can be read and written"
+
 _V1 = """
 CREATE TABLE counters(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO counters VALUES('epoch', 0);
@@ -107,7 +109,7 @@ def create_file(path: Path) -> None:
     except FileExistsError:
         pass
     except OSError as error:
-        raise _unavailable(path, error.strerror or type(error).__name__) from None
+        raise translate(error, path) from None
 
 
 def sync_folder(path: Path) -> None:
@@ -148,6 +150,7 @@ def open_writer(path: Path, *, durability: str, timeout: float) -> apsw.Connecti
         BusyError: other processes kept it locked past the timeout.
     """
     create_file(path)
+    _check_header(path)
     deadline = time.monotonic() + timeout
     connection = None
     while True:
@@ -169,13 +172,34 @@ def open_writer(path: Path, *, durability: str, timeout: float) -> apsw.Connecti
             raise
 
 
+def _check_header(path: Path) -> None:
+    """Refuse another application's file before SQLite has touched it.
+
+    Opened and closed, a database that was left with a write-ahead log would be
+    checkpointed. The fields are those of https://www.sqlite.org/fileformat.html#the_database_header.
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(100)
+    except OSError as error:
+        raise translate(error, path) from None
+    if not header:
+        return
+    if not header.startswith(b"SQLite format 3\0"):
+        raise _foreign(path, "not a database")
+    if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
+        raise _foreign(path, "a database of another application")
+
+
 def _close(connection: apsw.Connection | None) -> None:
     if connection is not None:
         connection.close(True)
 
 
 def _prepare(connection: apsw.Connection, path: Path) -> None:
-    _check_owner(connection, path)
+    if _check_owner(connection, path) == 0:
+        # Before the write-ahead log, so that the file itself says whose it is from the start.
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
     if (
         connection.pragma("journal_mode") != "wal"
         and connection.pragma("journal_mode", "wal") != "wal"
@@ -194,7 +218,6 @@ def _migrate(connection: apsw.Connection, path: Path) -> None:
         version = _check_owner(connection, path)
         for step in MIGRATIONS[version:]:
             connection.execute(step)
-        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         connection.execute("COMMIT")
     except BaseException:
@@ -209,9 +232,7 @@ def _check_owner(connection: apsw.Connection, path: Path) -> int:
     owner = connection.pragma("application_id")
     empty = not connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
     if owner not in (0, APPLICATION_ID) or (owner == 0 and not empty):
-        raise ForeignDatabaseError(
-            f"{path} is a database of another application; give asynchistory a file of its own"
-        )
+        raise _foreign(path, "a database of another application")
     if version > SCHEMA_VERSION:
         raise NewerSchemaError(version, SCHEMA_VERSION)
     return version
@@ -224,17 +245,15 @@ def translate(error: Exception, path: Path) -> AsyncHistoryError:
     if isinstance(error, (apsw.BusyError, apsw.LockedError)):
         return BusyError(f"{path} is locked by another process; try again")
     if isinstance(error, apsw.NotADBError):
-        return ForeignDatabaseError(
-            f"{path} is not a database; give asynchistory a file of its own"
-        )
+        return _foreign(path, "not a database")
     if isinstance(error, apsw.FullError):
         return _unavailable(path, "the disk is full; free some space and try again")
     if isinstance(error, (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError)):
-        return _unavailable(path, "check that the file and its folder can be read and written")
+        return _unavailable(path, _CHECK)
     if isinstance(error, apsw.CorruptError):
         return _unavailable(path, "the database is damaged; restore a backup")
     if isinstance(error, OSError):
-        return _unavailable(path, error.strerror or type(error).__name__)
+        return _unavailable(path, f"{error.strerror or type(error).__name__}; {_CHECK}")
     code = getattr(error, "extendedresult", None)
     return _unavailable(path, f"{type(error).__name__} (SQLite code {code})")
 
@@ -244,6 +263,10 @@ def busy(path: Path, timeout: float) -> BusyError:
     return BusyError(
         f"{path} was locked by another process for {timeout:g} s; try again, or find what holds it"
     )
+
+
+def _foreign(path: Path, what: str) -> ForeignDatabaseError:
+    return ForeignDatabaseError(f"{path} is {what}; give asynchistory a file of its own")
 
 
 def _unavailable(path: Path, reason: str) -> StorageUnavailableError:
