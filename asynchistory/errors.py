@@ -25,6 +25,15 @@ of a message and never a secret.
     │   ├── NewerSchemaError             written by a newer version of asynchistory
     │   ├── CorruptRecordError           a checksum does not match (``strict=True``)
     │   └── OutcomeUnknownError          the write may or may not have happened
+    ├── LLMError                         a model could not be reached, or did not answer well
+    │   ├── ClientCreationError          an LLM instance could not be made
+    │   ├── LLMConnectionError           the server could not be reached, or hung up
+    │   ├── LLMTimeoutError              it did not answer in time
+    │   ├── LLMAuthenticationError       it does not accept the key (401, 403)
+    │   ├── LLMRateLimitError            too many requests, or no credit left (429)
+    │   ├── LLMRequestError              it does not accept the request (other 4xx)
+    │   ├── LLMServerError               it failed (5xx)
+    │   └── LLMResponseError             its answer is malformed or cut off
     └── LifecycleError (RuntimeError)    used at the wrong time or place
         ├── NotOpenError                 used outside ``async with``
         ├── LoopThreadError              a sync call that would wait for its own event loop
@@ -208,6 +217,64 @@ class OutcomeUnknownError(StorageError):
             f"idempotency_key={idempotency_key!r}, which cannot store it twice"
         )
         self.idempotency_key = idempotency_key
+
+
+class LLMError(AsyncHistoryError):
+    """A model could not be reached, or did not answer well.
+
+    Attributes:
+        provider: whose model it is, "" where that is not known.
+        status: the HTTP status, None if there was no answer.
+        request_id: the provider's id of the request, for its support.
+        retry_after: seconds that the provider asks to wait, None if it does not say.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str = "",
+        status: int | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.provider = provider
+        self.status = status
+        self.request_id = request_id
+        self.retry_after = retry_after
+
+
+class ClientCreationError(LLMError):
+    """An LLM instance could not be made; ``__cause__`` says why. The next call tries again."""
+
+
+class LLMConnectionError(LLMError):
+    """The server could not be reached, or hung up."""
+
+
+class LLMTimeoutError(LLMError):
+    """The server did not answer in time."""
+
+
+class LLMAuthenticationError(LLMError):
+    """The server does not accept the key (401, 403)."""
+
+
+class LLMRateLimitError(LLMError):
+    """Too many requests, or no credit left (429)."""
+
+
+class LLMRequestError(LLMError):
+    """The server does not accept the request (400, 404, 413, 422, ...)."""
+
+
+class LLMServerError(LLMError):
+    """The server failed (5xx)."""
+
+
+class LLMResponseError(LLMError):
+    """The server's answer is malformed, or was cut off."""
 
 
 class LifecycleError(AsyncHistoryError, RuntimeError):

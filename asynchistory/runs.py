@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from asynchistory.errors import NoEventLoopError
 
 if TYPE_CHECKING:
     import trio
+
+    #: A lock that belongs to one run.
+    Lock: TypeAlias = asyncio.Lock | trio.Lock
 
 
 def current_run() -> object:
@@ -47,6 +50,28 @@ async def checkpoint_if_cancelled() -> None:
     """Raise a pending cancellation on trio, where every await is a checkpoint; else go on."""
     if _in_trio():
         await sys.modules["trio"].lowlevel.checkpoint_if_cancelled()
+
+
+def new_lock() -> Lock:
+    """A lock of the running loop's own kind: ``asyncio.Lock``, or ``trio.Lock``."""
+    if _in_trio():
+        import trio
+
+        return trio.Lock()
+    return asyncio.Lock()
+
+
+async def at_end(close: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, None]:
+    """An async generator that runs ``close`` when the event loop that started it ends.
+
+    Start it with ``anext`` and keep it: asyncio.run, anyio.run and trio.run all
+    close the generators that are left when they end. Closing it earlier runs
+    ``close`` earlier.
+    """
+    try:
+        yield
+    finally:
+        await close()
 
 
 class Waiter(ABC):

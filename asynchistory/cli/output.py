@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-import msgspec
 
 # Stored text must not move the cursor, set a title, answer a query or reorder what is read:
 # C0 and C1 controls, line and paragraph separators, bidirectional overrides.
@@ -149,6 +148,8 @@ def figures(rows: Iterable[tuple[str, int, str]]) -> None:
 
 def json_bytes(value: Any) -> bytes:
     """A value as JSON in UTF-8, in which no control character stands raw."""
+    import msgspec  # late, since help needs none of it
+
     return _RAW_IN_JSON.sub(
         lambda match: b"\\u00%02x" % (match[1] or match[0])[0], msgspec.json.encode(value)
     )

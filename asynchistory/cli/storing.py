@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +15,7 @@ import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from asynchistory.cli.conversations import Conversation, conversation_of
+from asynchistory.cli.output import count
 from asynchistory.cli.sources import Item, decoded
 from asynchistory.codec import encode_record
 from asynchistory.errors import (
@@ -100,8 +104,8 @@ class Importer:
             self.tally["broken"] += 1
             return
         if conversation.damaged:
-            reason = f"{conversation.damaged} records were damaged before they were exported"
-            self.fault(file, item.place, reason)
+            missing = count(conversation.damaged, "record")
+            self.fault(file, item.place, f"{missing} left out, damaged when this was exported")
         self._window.append(_Entry(file, item, conversation))
         self._bytes += item.size
         if len(self._window) >= WINDOW or self._bytes >= WINDOW_BYTES:
@@ -120,9 +124,11 @@ class Importer:
 
     def _opened(self) -> BlockingPortal:
         if self._portal is None:
-            portal = self._exits.enter_context(start_blocking_portal("asyncio"))
-            self._exits.enter_context(portal.wrap_async_context_manager(self.history))
-            self._portal = portal
+            # Interrupted half way into this, AnyIO waits for ever for the loop that it started.
+            with _interrupt_held():
+                self._portal = self._exits.enter_context(start_blocking_portal("asyncio"))
+            opened = self._portal.wrap_async_context_manager(self.history)
+            self._exits.enter_context(opened)
         return self._portal
 
     def _collect(self) -> None:
@@ -145,6 +151,22 @@ class Importer:
             tally["messages"] += sum(isinstance(record, Message) for record in records)
             tally["tool_results"] += len(pairs.pairs) + len(pairs.orphans)
             tally["tool_results_tied"] += len(pairs.pairs)
+
+
+@contextmanager
+def _interrupt_held() -> Iterator[None]:
+    """Let Ctrl-C wait until the end of the block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 async def _store(history: AsyncHistoryManager, window: list[_Entry]) -> list[_Entry]:

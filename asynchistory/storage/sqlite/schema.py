@@ -102,6 +102,8 @@ def create_file(path: Path) -> None:
     Its folder is synced, so that a power cut cannot take the file with the
     first commits in it.
     """
+    if path.is_dir():
+        raise _unavailable(path, "is a folder; use the name of a file in it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))

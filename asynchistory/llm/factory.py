@@ -1,0 +1,211 @@
+"""LLMFactory: one LLM instance a configuration, created exactly once."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from asynchistory.errors import ClientCreationError
+from asynchistory.runs import Waiter, current_run, new_lock, new_waiter, wake
+
+if TYPE_CHECKING:
+    from asynchistory.runs import Lock
+
+
+class FactoryStatistics(NamedTuple):
+    """What a factory has done since it was made or cleared, and what it holds.
+
+    Attributes:
+        hits: instances given without waiting.
+        misses: callers who found none.
+        creations: instances created.
+        failures: creations that raised.
+        hand_overs: creations that another caller took over because the first was cancelled.
+        size: instances held now.
+    """
+
+    hits: int
+    misses: int
+    creations: int
+    failures: int
+    hand_overs: int
+    size: int
+
+
+class _Flight:
+    """One creation, and all who asked while it was under way, in any loop and thread."""
+
+    def __init__(self, generation: int) -> None:
+        self.generation = generation
+        self.locks: dict[object, Lock] = {}
+        self.waiters: deque[Waiter] = deque()
+        self.led = False
+        self.done = False
+        self.instance: Any = None
+        self.error: ClientCreationError | None = None
+
+    def outcome(self) -> Any:
+        if self.error is not None:
+            raise self.error.with_traceback(None)
+        return self.instance
+
+
+class LLMFactory:
+    """Creates each LLM instance once, for all tasks, event loops and threads of the process.
+
+    Three layers keep that promise. A look-up without any lock answers whoever
+    comes later. A lock of the running loop's own kind (``asyncio.Lock``,
+    ``trio.Lock``) lets one task of each loop through. And between loops and
+    threads one of them creates, while the others wait without blocking.
+
+    If the creator is cancelled, another caller creates. If it fails, all who
+    asked get the same :class:`~asynchistory.ClientCreationError`, nothing is
+    kept, and the next call tries again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # never held across an await
+        self._instances: dict[Hashable, Any] = {}
+        self._flights: dict[Hashable, _Flight] = {}
+        self._generation = 0
+        self._hits = self._misses = self._creations = self._failures = self._hand_overs = 0
+
+    async def get_or_create(self, key: Hashable, create: Callable[[], Awaitable[Any]]) -> Any:
+        """The instance of ``key``; ``await create()`` makes it if there is none.
+
+        Raises:
+            ClientCreationError: ``create`` raised; the cause is its ``__cause__``.
+            NoEventLoopError: neither asyncio nor trio is running here.
+        """
+        try:
+            instance = self._instances[key]
+        except KeyError:
+            pass
+        else:
+            self._hits += 1
+            return instance
+        run = current_run()
+        with self._lock:
+            # Joined before it queues: whoever asked during a creation shares its outcome.
+            flight = self._join(key)
+            lock = flight.locks.get(run)
+            if lock is None:
+                lock = flight.locks[run] = new_lock()
+        async with lock:
+            while not flight.done:
+                await self._lead_or_wait(key, flight, create)
+        return flight.outcome()
+
+    def peek(self, key: Hashable) -> Any:
+        """The instance of ``key``, None if there is none. Needs no event loop."""
+        instance = self._instances.get(key)
+        self._hits += instance is not None
+        return instance
+
+    def get_cache_stats(self) -> FactoryStatistics:
+        """What the factory has done, and what it holds."""
+        with self._lock:
+            return FactoryStatistics(
+                self._hits,
+                self._misses,
+                self._creations,
+                self._failures,
+                self._hand_overs,
+                len(self._instances),
+            )
+
+    def clear_llm_cache(self) -> int:
+        """Forget all instances and statistics; returns how many instances there were.
+
+        A creation under way answers those who asked for it and is not kept.
+        """
+        with self._lock:
+            number = len(self._instances)
+            self._generation += 1
+            self._instances.clear()
+            self._flights.clear()
+            self._hits = self._misses = self._creations = self._failures = self._hand_overs = 0
+            return number
+
+    # -- a creation
+
+    def _join(self, key: Hashable) -> _Flight:
+        self._misses += 1
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Flight(self._generation)
+            if key in self._instances:  # created since the look-up without the lock
+                flight.done, flight.instance = True, self._instances[key]
+                del self._flights[key]
+        return flight
+
+    async def _lead_or_wait(
+        self, key: Hashable, flight: _Flight, create: Callable[[], Awaitable[Any]]
+    ) -> None:
+        with self._lock:
+            if flight.done:
+                return
+            leads = not flight.led
+            flight.led = True
+            if not leads:
+                waiter = new_waiter()
+                flight.waiters.append(waiter)
+        if leads:
+            await self._lead(key, flight, create)
+        else:
+            await waiter.wait(lambda: self._leave(flight, waiter))
+
+    def _leave(self, flight: _Flight, waiter: Waiter) -> bool:
+        with self._lock:
+            if waiter not in flight.waiters:
+                return False  # woken already: it has an outcome, or has to create
+            flight.waiters.remove(waiter)
+            return True
+
+    async def _lead(
+        self, key: Hashable, flight: _Flight, create: Callable[[], Awaitable[Any]]
+    ) -> None:
+        try:
+            instance = await create()
+        except Exception as error:
+            failure = ClientCreationError(type(error).__name__)
+            failure.__cause__ = error
+            self._land(key, flight, None, failure)
+        except BaseException:
+            self._hand_over(flight)
+            raise
+        else:
+            self._land(key, flight, instance, None)
+
+    def _land(
+        self, key: Hashable, flight: _Flight, instance: Any, error: ClientCreationError | None
+    ) -> None:
+        with self._lock:
+            flight.instance, flight.error, flight.done = instance, error, True
+            current = flight.generation == self._generation
+            if current:
+                self._flights.pop(key, None)
+                self._failures += error is not None
+                self._creations += error is None
+                if error is None:
+                    self._instances[key] = instance
+            waiters, flight.waiters = flight.waiters, deque()
+        wake(waiters)
+
+    def _hand_over(self, flight: _Flight) -> None:
+        with self._lock:
+            flight.led = False
+            self._hand_overs += 1
+            # All are woken: a single heir might be cancelled before it runs.
+            waiters, flight.waiters = flight.waiters, deque()
+        wake(waiters)
+
+
+_default = LLMFactory()
+
+
+def default_factory() -> LLMFactory:
+    """The process's factory, which conversations use unless they are given another."""
+    return _default
