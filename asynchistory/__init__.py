@@ -25,10 +25,14 @@ if TYPE_CHECKING:
         open_history as open_history,
         open_storage as open_storage,
     )
+    from asynchistory.conversation import (
+        Conversation as Conversation,
+    )
     from asynchistory.errors import (
         AsyncHistoryError as AsyncHistoryError,
         BridgeClosedError as BridgeClosedError,
         BusyError as BusyError,
+        ClientCreationError as ClientCreationError,
         ConfigurationError as ConfigurationError,
         ConflictError as ConflictError,
         CorruptRecordError as CorruptRecordError,
@@ -40,6 +44,14 @@ if TYPE_CHECKING:
         InvalidRecordError as InvalidRecordError,
         InvalidSessionIdError as InvalidSessionIdError,
         LifecycleError as LifecycleError,
+        LLMAuthenticationError as LLMAuthenticationError,
+        LLMConnectionError as LLMConnectionError,
+        LLMError as LLMError,
+        LLMRateLimitError as LLMRateLimitError,
+        LLMRequestError as LLMRequestError,
+        LLMResponseError as LLMResponseError,
+        LLMServerError as LLMServerError,
+        LLMTimeoutError as LLMTimeoutError,
         LoopThreadError as LoopThreadError,
         NewerSchemaError as NewerSchemaError,
         NoEventLoopError as NoEventLoopError,
@@ -51,6 +63,30 @@ if TYPE_CHECKING:
         SessionNotFoundError as SessionNotFoundError,
         StorageError as StorageError,
         StorageUnavailableError as StorageUnavailableError,
+    )
+    from asynchistory.llm.factory import (
+        FactoryStatistics as FactoryStatistics,
+        LLMFactory as LLMFactory,
+        default_factory as default_factory,
+    )
+    from asynchistory.llm.key import (
+        ApiKey as ApiKey,
+        ClientKey as ClientKey,
+    )
+    from asynchistory.llm.port import (
+        ChatRequest as ChatRequest,
+        Completion as Completion,
+        LLMClient as LLMClient,
+        ReasoningDelta as ReasoningDelta,
+        TextDelta as TextDelta,
+        ToolSpec as ToolSpec,
+    )
+    from asynchistory.llm.providers import (
+        ClientConfig as ClientConfig,
+        register_provider as register_provider,
+    )
+    from asynchistory.llm.scripted import (
+        ScriptedClient as ScriptedClient,
     )
     from asynchistory.manager import (
         AsyncHistoryManager as AsyncHistoryManager,
@@ -109,9 +145,54 @@ if TYPE_CHECKING:
     from asynchistory.storage.sqlite import (
         SQLiteStorage as SQLiteStorage,
     )
+    from asynchistory.tools import (
+        Tool as Tool,
+    )
+    from asynchistory.turn import (
+        DoneEvent as DoneEvent,
+        Event as Event,
+        Price as Price,
+        PriceOf as PriceOf,
+        ToolCallEvent as ToolCallEvent,
+        ToolResultEvent as ToolResultEvent,
+        UsageEvent as UsageEvent,
+    )
 
 #: Which module each public name comes from; a test holds it equal to the imports above.
 _NAMES: dict[str, tuple[str, ...]] = {
+    "conversation": ("Conversation",),
+    "llm.factory": (
+        "FactoryStatistics",
+        "LLMFactory",
+        "default_factory",
+    ),
+    "llm.key": (
+        "ApiKey",
+        "ClientKey",
+    ),
+    "llm.port": (
+        "ChatRequest",
+        "Completion",
+        "LLMClient",
+        "ReasoningDelta",
+        "TextDelta",
+        "ToolSpec",
+    ),
+    "llm.providers": (
+        "ClientConfig",
+        "register_provider",
+    ),
+    "llm.scripted": ("ScriptedClient",),
+    "tools": ("Tool",),
+    "turn": (
+        "DoneEvent",
+        "Event",
+        "Price",
+        "PriceOf",
+        "ToolCallEvent",
+        "ToolResultEvent",
+        "UsageEvent",
+    ),
     "cache.enhanced": ("EnhancedCacheManager",),
     "cache.tail": (
         "CacheStatistics",
@@ -124,6 +205,15 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "open_storage",
     ),
     "errors": (
+        "LLMError",
+        "ClientCreationError",
+        "LLMConnectionError",
+        "LLMTimeoutError",
+        "LLMAuthenticationError",
+        "LLMRateLimitError",
+        "LLMRequestError",
+        "LLMServerError",
+        "LLMResponseError",
         "AsyncHistoryError",
         "BridgeClosedError",
         "BusyError",

@@ -1,14 +1,14 @@
-"""URLs and environment to objects: the one place that reads ``ASYNCHISTORY_*``."""
+"""URLs to objects."""
 
 from __future__ import annotations
 
 import os
 import threading
 import weakref
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 from asynchistory.cache.tail import Level
+from asynchistory.environment import history_url
 from asynchistory.errors import ConfigurationError
 from asynchistory.manager import AsyncHistoryManager
 from asynchistory.storage.port import Storage
@@ -52,7 +52,7 @@ def open_storage(
     Raises:
         ConfigurationError: see :func:`open_history`.
     """
-    text = default_url() if url is None else os.fspath(url)
+    text = history_url() if url is None else os.fspath(url)
     scheme, separator, rest = text.partition("://")
     if not separator:
         return _sqlite(text, durability)
@@ -65,15 +65,6 @@ def open_storage(
     raise ConfigurationError(
         f"no store is known for {scheme}:// URLs; use sqlite:///PATH or memory://"
     )
-
-
-def default_url() -> str:
-    """``ASYNCHISTORY_URL``, or the path of ``history.db`` in the user's data folder."""
-    if url := os.environ.get("ASYNCHISTORY_URL"):
-        return url
-    base = os.environ.get("LOCALAPPDATA") if os.name == "nt" else os.environ.get("XDG_DATA_HOME")
-    folder = Path(base) if base else Path.home() / ".local" / "share"
-    return str(folder / "asynchistory" / "history.db")
 
 
 def _sqlite(path: str, durability: Durability) -> Storage:

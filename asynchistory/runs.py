@@ -10,7 +10,11 @@ import asyncio
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+import anyio
+from anyio.abc import TaskGroup
 
 from asynchistory.errors import NoEventLoopError
 
@@ -59,6 +63,23 @@ def new_lock() -> Lock:
 
         return trio.Lock()
     return asyncio.Lock()
+
+
+@asynccontextmanager
+async def task_group() -> AsyncGenerator[TaskGroup, None]:
+    """A task group whose block raises what it raises, and not a group of one error.
+
+    An error in the block cancels the tasks. The tasks themselves must not raise.
+    """
+    fault: Exception | None = None
+    async with anyio.create_task_group() as group:
+        try:
+            yield group
+        except Exception as error:
+            fault = error
+            group.cancel_scope.cancel()
+    if fault is not None:
+        raise fault
 
 
 async def at_end(close: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, None]:

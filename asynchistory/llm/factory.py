@@ -8,7 +8,18 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from asynchistory.errors import ClientCreationError
-from asynchistory.runs import Waiter, current_run, new_lock, new_waiter, wake
+from asynchistory.llm.key import ApiKey, client_key
+from asynchistory.llm.port import LLMClient
+from asynchistory.llm.providers import build_client
+from asynchistory.records import JSON
+from asynchistory.runs import (
+    Waiter,
+    checkpoint_if_cancelled,
+    current_run,
+    new_lock,
+    new_waiter,
+    wake,
+)
 
 if TYPE_CHECKING:
     from asynchistory.runs import Lock
@@ -71,6 +82,45 @@ class LLMFactory:
         self._flights: dict[Hashable, _Flight] = {}
         self._generation = 0
         self._hits = self._misses = self._creations = self._failures = self._hand_overs = 0
+
+    async def get(
+        self,
+        /,
+        provider: str,
+        model: str,
+        *,
+        temperature: float | None = None,
+        base_url: str | None = None,
+        api_key: ApiKey = None,
+        timeout: float = 60.0,  # noqa: ASYNC109 - of each step of a request, not of this call
+        **options: JSON,
+    ) -> LLMClient:
+        """The LLM instance of a configuration, which is created if there is none.
+
+        Args:
+            provider: ``openai`` (and all who speak its format), ``scripted``, or one of
+                :func:`register_provider`.
+            model: the model's name there.
+            temperature: None leaves it to the provider.
+            base_url: the endpoint; the provider's own, or its environment variable's, if left out.
+            api_key: the secret, or a function that gives it; the environment's if left out.
+            timeout: seconds to wait for each piece of an answer.
+            options: further fields of each request.
+
+        Raises:
+            ClientCreationError: it could not be made; the cause is its ``__cause__``.
+            InvalidInputError: an argument cannot be used.
+        """
+        key = client_key(
+            provider, model, temperature, base_url, api_key, {**options, "timeout": timeout}
+        )
+
+        async def create() -> LLMClient:
+            await checkpoint_if_cancelled()
+            return build_client(key, api_key=api_key, timeout=timeout, options=options)
+
+        client: LLMClient = await self.get_or_create(key, create)
+        return client
 
     async def get_or_create(self, key: Hashable, create: Callable[[], Awaitable[Any]]) -> Any:
         """The instance of ``key``; ``await create()`` makes it if there is none.

@@ -18,6 +18,11 @@ import httpx
 from asynchistory.errors import ConfigurationError
 from asynchistory.runs import at_end, current_run
 
+HTTPError = httpx.HTTPError
+RemoteProtocolError = httpx.RemoteProtocolError
+Response = httpx.Response
+TimeoutException = httpx.TimeoutException
+
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -67,9 +72,9 @@ def _ssl_context() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def shared_client(timeout: float) -> httpx.AsyncClient:
+def http_client(transport: RunLocalTransport, timeout: float) -> httpx.AsyncClient:
     """A client for any event loop; ``timeout`` in seconds for each step of a request."""
-    return httpx.AsyncClient(transport=RunLocalTransport(), timeout=timeout, follow_redirects=False)
+    return httpx.AsyncClient(transport=transport, timeout=timeout, follow_redirects=False)
 
 
 def checked_url(base_url: str) -> str:

@@ -96,5 +96,6 @@ class LLMClient(ABC):
             LLMError: the model could not be reached, or did not answer well.
         """
 
+    @abstractmethod
     async def aclose(self) -> None:
-        """Close what this event loop holds open for the instance."""
+        """Close what the running event loop holds open for the instance."""

@@ -13,12 +13,15 @@ from asynchistory_compat.bridge import (
 )
 from asynchistory_compat.cache import AsyncCache, SyncCacheAdapter
 from asynchistory_compat.history import HistoryManager, get_history, safe_async_call
+from asynchistory_compat.llm import Conversation, LLMFactory
 
 __all__ = [
     "AsyncCache",
     "BlockingInLoopWarning",
     "Bridge",
+    "Conversation",
     "HistoryManager",
+    "LLMFactory",
     "LoopPolicy",
     "SyncCacheAdapter",
     "bridge",

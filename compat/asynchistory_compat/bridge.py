@@ -13,8 +13,8 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from types import CodeType
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
@@ -213,6 +213,20 @@ class Bridge:
 
         self.call(enter)
         return self.generation
+
+    @contextmanager
+    def entered(self, resource: AbstractAsyncContextManager[T]) -> Iterator[T]:
+        """Enter and leave a resource in one task of the loop, as its cancel scopes need it."""
+        portal = self._started().portal
+        assert portal is not None
+        closed: GeneratorExit | None = None
+        with portal.wrap_async_context_manager(resource) as value:
+            try:
+                yield value
+            except GeneratorExit as error:
+                closed = error  # an iterator was closed; to the resource that is no error
+        if closed is not None:
+            raise closed
 
     def close(self, resource: AbstractAsyncContextManager[Any]) -> None:
         """Leave a resource that :meth:`open` entered."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Awaitable, Callable
-from functools import partial, wraps
 from types import TracebackType
-from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from asynchistory import (
     AsyncHistoryManager,
@@ -18,22 +17,9 @@ from asynchistory import (
 )
 from asynchistory_compat.bridge import bridge
 from asynchistory_compat.cache import AsyncCache, SyncCacheAdapter
+from asynchistory_compat.mirror import mirror
 
-P = ParamSpec("P")
 T = TypeVar("T")
-
-
-def _method(
-    function: Callable[Concatenate[AsyncHistoryManager, P], Awaitable[T]],
-) -> Callable[Concatenate[HistoryManager, P], T]:
-    """The synchronous form of an async method, with its signature and docstring."""
-
-    @wraps(function)
-    def call(self: HistoryManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        manager = self._opened()
-        return bridge().call(partial(function, manager, *args, **kwargs), self.timeout)
-
-    return call
 
 
 class HistoryManager:
@@ -71,7 +57,7 @@ class HistoryManager:
             self.manager = AsyncHistoryManager(storage)
         else:
             self.manager = open_history(storage)
-        self.timeout = timeout
+        self.timeout: float | None = timeout
         async_cache = EnhancedCacheManager() if cache_manager is None else cache_manager
         self.cache: SyncCacheAdapter | AsyncCache = (
             SyncCacheAdapter(async_cache) if use_sync_cache else async_cache
@@ -79,26 +65,26 @@ class HistoryManager:
         self._lock = threading.Lock()
         self._generation: int | None = None
 
-    append: Final = _method(AsyncHistoryManager.append)
-    record_message: Final = _method(AsyncHistoryManager.record_message)
-    record_tool_call: Final = _method(AsyncHistoryManager.record_tool_call)
-    record_llm_request: Final = _method(AsyncHistoryManager.record_llm_request)
-    record_llm_response: Final = _method(AsyncHistoryManager.record_llm_response)
-    record_token_usage: Final = _method(AsyncHistoryManager.record_token_usage)
-    record_cost: Final = _method(AsyncHistoryManager.record_cost)
-    last: Final = _method(AsyncHistoryManager.last)
-    query_history: Final = _method(AsyncHistoryManager.query_history)
-    search: Final = _method(AsyncHistoryManager.search)
-    create_session: Final = _method(AsyncHistoryManager.create_session)
-    get_session: Final = _method(AsyncHistoryManager.get_session)
-    list_sessions: Final = _method(AsyncHistoryManager.list_sessions)
-    update_session: Final = _method(AsyncHistoryManager.update_session)
-    delete_session: Final = _method(AsyncHistoryManager.delete_session)
-    get_session_summary: Final = _method(AsyncHistoryManager.get_session_summary)
-    count: Final = _method(AsyncHistoryManager.count)
-    get_token_statistics: Final = _method(AsyncHistoryManager.get_token_statistics)
-    get_cost_statistics: Final = _method(AsyncHistoryManager.get_cost_statistics)
-    get_llm_statistics: Final = _method(AsyncHistoryManager.get_llm_statistics)
+    append: Final = mirror(AsyncHistoryManager.append)
+    record_message: Final = mirror(AsyncHistoryManager.record_message)
+    record_tool_call: Final = mirror(AsyncHistoryManager.record_tool_call)
+    record_llm_request: Final = mirror(AsyncHistoryManager.record_llm_request)
+    record_llm_response: Final = mirror(AsyncHistoryManager.record_llm_response)
+    record_token_usage: Final = mirror(AsyncHistoryManager.record_token_usage)
+    record_cost: Final = mirror(AsyncHistoryManager.record_cost)
+    last: Final = mirror(AsyncHistoryManager.last)
+    query_history: Final = mirror(AsyncHistoryManager.query_history)
+    search: Final = mirror(AsyncHistoryManager.search)
+    create_session: Final = mirror(AsyncHistoryManager.create_session)
+    get_session: Final = mirror(AsyncHistoryManager.get_session)
+    list_sessions: Final = mirror(AsyncHistoryManager.list_sessions)
+    update_session: Final = mirror(AsyncHistoryManager.update_session)
+    delete_session: Final = mirror(AsyncHistoryManager.delete_session)
+    get_session_summary: Final = mirror(AsyncHistoryManager.get_session_summary)
+    count: Final = mirror(AsyncHistoryManager.count)
+    get_token_statistics: Final = mirror(AsyncHistoryManager.get_token_statistics)
+    get_cost_statistics: Final = mirror(AsyncHistoryManager.get_cost_statistics)
+    get_llm_statistics: Final = mirror(AsyncHistoryManager.get_llm_statistics)
 
     def get_cache_stats(self) -> CacheStatistics:
         """Hits, misses and size of the history's own cache."""
