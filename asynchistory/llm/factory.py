@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from asynchistory.errors import ClientCreationError
+from asynchistory.errors import AsyncHistoryError, ClientCreationError
 from asynchistory.llm.key import ApiKey, client_key
 from asynchistory.llm.port import LLMClient
 from asynchistory.llm.providers import build_client
@@ -220,9 +220,7 @@ class LLMFactory:
         try:
             instance = await create()
         except Exception as error:
-            failure = ClientCreationError(type(error).__name__)
-            failure.__cause__ = error
-            self._land(key, flight, None, failure)
+            self._land(key, flight, None, _failure(error))
         except BaseException:
             self._hand_over(flight)
             raise
@@ -251,6 +249,16 @@ class LLMFactory:
             # All are woken: a single heir might be cancelled before it runs.
             waiters, flight.waiters = flight.waiters, deque()
         wake(waiters)
+
+
+def _failure(error: Exception) -> ClientCreationError:
+    # What others raise may quote a secret; what we raise does not.
+    reason = str(error) if isinstance(error, AsyncHistoryError) else type(error).__name__
+    failure = ClientCreationError(
+        f"the LLM instance could not be made: {reason} (the next call tries again)"
+    )
+    failure.__cause__ = error
+    return failure
 
 
 _default = LLMFactory()
