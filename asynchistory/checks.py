@@ -52,6 +52,12 @@ def check_limit(value: int, what: str = "limit", most: int = MAX_PAGE) -> None:
         raise InvalidQueryError(f"{what} must be a whole number from 0 to {most}")
 
 
+def check_level(level: str) -> None:
+    """Raise :class:`~asynchistory.InvalidQueryError` unless reads can be that current."""
+    if level not in ("validated", "cached", "fresh"):
+        raise InvalidQueryError("level must be 'validated', 'cached' or 'fresh'")
+
+
 def check_order(order: str) -> None:
     """Raise :class:`~asynchistory.InvalidQueryError` unless sessions can be listed so."""
     if order not in ("updated", "created"):

@@ -11,6 +11,7 @@ from uuid import uuid4
 from asynchistory.cache.tail import CacheStatistics, Level, TailCache, tails_of
 from asynchistory.checks import (
     check_expected_seq,
+    check_level,
     check_limit,
     check_order,
     check_query,
@@ -85,6 +86,7 @@ class AsyncHistoryManager(Recording):
         self.storage: Storage = storage
         self.cache: TailCache = tails_of(storage) if cache is None else cache
         self.cache.bind(storage)
+        check_level(level)
         self.level: Level = level
 
     async def __aenter__(self) -> Self:
@@ -187,7 +189,8 @@ class AsyncHistoryManager(Recording):
         """
         check_session_id(session_id)
         check_limit(count, "count")
-        tail = await self.cache.tail(self.storage, session_id, count, level or self.level)
+        level = self._level(level)
+        tail = await self.cache.tail(self.storage, session_id, count, level)
         return tail.records
 
     async def query_history(
@@ -202,8 +205,14 @@ class AsyncHistoryManager(Recording):
             CorruptRecordError: a record is damaged and the query is ``strict``.
         """
         check_query(query)
-        page = await self.cache.page(self.storage, query, level or self.level)
+        page = await self.cache.page(self.storage, query, self._level(level))
         return await self.storage.read(query) if page is None else page
+
+    def _level(self, level: Level | None) -> Level:
+        if level is None:
+            return self.level
+        check_level(level)
+        return level
 
     async def search(
         self,

@@ -62,7 +62,7 @@ class Demo:
         self.history = history
         self.sync = sync
         # The demo can be run again and again over one database.
-        self.prefix = f"demo-{uuid4().hex[:6]}"
+        self.prefix: str = f"demo-{uuid4().hex[:6]}"
 
     def session_id(self, kind: str, number: int = 0) -> str:
         """The id of a conversation of the demo."""

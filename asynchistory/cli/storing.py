@@ -61,7 +61,7 @@ class Importer:
     def __init__(self, history: AsyncHistoryManager) -> None:
         self.history = history
         self.faults: list[str] = []
-        self.tally = dict.fromkeys(
+        self.tally: dict[str, int] = dict.fromkeys(
             (
                 "sessions",
                 "messages",

@@ -6,9 +6,11 @@ own and returns a function that makes a handle on the same sessions each time it
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
+import apsw
 import pytest
 
 from asynchistory import AsyncHistoryManager, MemoryStorage, SQLiteStorage, Storage, TailCache
@@ -29,6 +31,21 @@ def sqlite(folder: Path) -> MakeStorage:
 STORES: dict[str, Callable[[Path], MakeStorage]] = {"memory": memory, "sqlite": sqlite}
 
 
+@contextmanager
+def locked_sqlite(folder: Path) -> Iterator[None]:
+    with closing(apsw.Connection(str(folder / "history.db"))) as db:
+        db.set_busy_timeout(10_000)
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            db.execute("ROLLBACK")
+
+
+#: For stores whose writes queue: while this is held, every write stays in the queue.
+LOCKS: dict[str, Callable[[Path], AbstractContextManager[None]]] = {"sqlite": locked_sqlite}
+
+
 @pytest.fixture(params=sorted(STORES))
 def store(request: pytest.FixtureRequest) -> str:
     """The name of the kind of store that this variant runs on."""
@@ -39,6 +56,14 @@ def store(request: pytest.FixtureRequest) -> str:
 def make_storage(store: str, tmp_path: Path) -> MakeStorage:
     """Makes handles, not yet open, on one and the same home of sessions."""
     return STORES[store](tmp_path)
+
+
+@pytest.fixture
+def writes_held(store: str, tmp_path: Path) -> Callable[[], AbstractContextManager[None]]:
+    """Makes blocks in which no write is begun."""
+    if store not in LOCKS:
+        pytest.skip(f"{store} has no queue that could be held")
+    return lambda: LOCKS[store](tmp_path)
 
 
 @pytest.fixture

@@ -52,10 +52,9 @@ def test_several_loops_write_and_read_through_one_manager(
     history = AsyncHistoryManager(make_storage())
 
     async def write(number: int) -> None:
-        async with history:
-            async with anyio.create_task_group() as tasks:
-                for task in range(5):
-                    tasks.start_soon(append, number, task)
+        async with history, anyio.create_task_group() as tasks:
+            for task in range(5):
+                tasks.start_soon(append, number, task)
 
     async def append(number: int, task: int) -> None:
         for index in range(10):

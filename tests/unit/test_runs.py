@@ -330,7 +330,8 @@ async def test_a_cancelled_task_that_returned_is_cancelled_at_its_next_await() -
     assert (ended, task.cancelling()) == ([], 1)
 
     wake(waiters)
-    await asyncio.wait([task])
+    done, _ = await asyncio.wait([task], timeout=30)
+    assert done
 
     assert ended == ["returned", "cancelled ('why',)"]
     assert task.cancelled()

@@ -26,7 +26,7 @@ SESSIONS: list[Any] = [0, 1, 4, 5, 6, 12, 30]
 seqs = st.integers(0, 32)
 queries = st.fixed_dictionaries(
     {
-        "limit": st.integers(0, 33),
+        "limit": st.integers(0, 7) | st.integers(0, 33),
         "offset": st.sampled_from([0, 0, 0, 1, 3, 30]),
         "newest": st.booleans(),
         "with_total": st.booleans(),
@@ -54,7 +54,7 @@ async def answer(
         return "another epoch"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     size=st.sampled_from(SESSIONS),
     primed=st.sampled_from([None, 1, 5, 100]),
@@ -105,6 +105,7 @@ async def test_pages_inside_the_tail_are_hits_and_others_are_not() -> None:
         outside = [
             {},
             {"limit": 5},
+            {"newest": True, "limit": 5},
             {"newest": True, "limit": 6},
             {"newest": True, "limit": 3, "offset": 3},
             {"newest": True, "limit": 2, "with_total": True},

@@ -1,0 +1,1 @@
+"""Fault campaigns: ``python -m tests.faults NAME --times N [--json]``."""

@@ -1,0 +1,58 @@
+"""Run one fault campaign and print what it found.
+
+    python -m tests.faults sigkill --times 30            a table for people
+    python -m tests.faults sigkill --times 30 --json     one JSON object
+
+The exit code is 0 if nothing was found, 1 if something was, 2 for wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+
+from tests.faults import sigkill
+from tests.faults.report import FINDINGS, Report
+
+CAMPAIGNS: dict[str, Callable[[int], Report]] = {"sigkill": sigkill.campaign}
+
+
+def at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m tests.faults",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", choices=sorted(CAMPAIGNS), metavar="NAME")
+    parser.add_argument("--times", type=at_least_one, default=30, metavar="N", help="per loop")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    options = parser.parse_args(arguments)
+    report = CAMPAIGNS[options.name](options.times)
+    print(json.dumps(report.as_dict()) if options.json else table(report))
+    return 1 if report.found else 0
+
+
+def table(report: Report) -> str:
+    lines = [
+        f"{report.campaign}: {report.times} times on each of {', '.join(report.loops)}, "
+        f"{report.seconds:.1f} s",
+        f"  {'acknowledged':14}{report.acknowledged:>10}",
+        f"  {'stored':14}{report.stored:>10}   with those that nobody was told of",
+    ]
+    for name in FINDINGS:
+        count = getattr(report, name)
+        lines.append(f"  {name:14}{count:>10}{'   <---' if count else ''}")
+    return "\n".join([*lines, *(f"  ! {message}" for message in report.messages)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
