@@ -145,14 +145,15 @@ class Environment:
             if have is None or not have.issuperset(extras):
                 self._install(sorted((have or set()).union(extras)))
 
-    def run(self, *args: str, cwd: Path = ROOT) -> NoReturn:
+    def run(self, *args: str, cwd: Path = ROOT, path: bool = True) -> NoReturn:
         """Become this program: its signals and its exit code are ours."""
         os.chdir(cwd)
         sys.stdout.flush()
+        variables = self.variables() if path else dict(os.environ)
         if os.name == "nt":
-            sys.exit(subprocess.call(args, env=self.variables()))
+            sys.exit(subprocess.call(args, env=variables))
         os.set_inheritable(self._lock_fd, True)
-        os.execve(args[0], args, self.variables())
+        os.execve(args[0], args, variables)
 
     def captured(self, args: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a program to its end, without input; its output and errors are one text."""
@@ -255,7 +256,9 @@ def demo(options: argparse.Namespace, rest: list[str]) -> NoReturn:
     """Write and read a few hundred conversations, and lose none when a writer is killed."""
     environment = Environment(".venv", this_python())
     environment.require()
-    environment.run(str(environment.bin / "asynchistory"), "demo", *rest, cwd=Path.cwd())
+    # With the caller's own PATH: the demo prints commands to try, and the shell that they are
+    # pasted into does not have the environment on its PATH.
+    environment.run(str(environment.bin / "asynchistory"), "demo", *rest, cwd=Path.cwd(), path=False)
 
 
 def test(options: argparse.Namespace, rest: list[str]) -> NoReturn:
