@@ -258,7 +258,9 @@ def demo(options: argparse.Namespace, rest: list[str]) -> NoReturn:
     environment.require()
     # With the caller's own PATH: the demo prints commands to try, and the shell that they are
     # pasted into does not have the environment on its PATH.
-    environment.run(str(environment.bin / "asynchistory"), "demo", *rest, cwd=Path.cwd(), path=False)
+    environment.run(
+        str(environment.bin / "asynchistory"), "demo", *rest, cwd=Path.cwd(), path=False
+    )
 
 
 def test(options: argparse.Namespace, rest: list[str]) -> NoReturn:

@@ -47,7 +47,10 @@ def current_run() -> object:
 def _in_trio() -> bool:
     # First trio, then asyncio: in trio's guest mode the host's asyncio loop is running too.
     trio = sys.modules.get("trio")
-    return trio is not None and bool(trio.lowlevel.in_trio_task())
+    try:
+        return trio is not None and bool(trio.lowlevel.in_trio_task())
+    except AttributeError:  # another thread is importing trio just now: nothing runs on it yet
+        return False
 
 
 async def checkpoint_if_cancelled() -> None:

@@ -292,8 +292,10 @@ class Bridge:
 def _running_loop() -> object | None:
     """The event loop that runs in this thread and that a wait here would block."""
     trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
-        return trio.lowlevel.current_root_task() or trio
+    lowlevel = getattr(trio, "lowlevel", None)  # None while another thread is importing trio
+    if lowlevel is not None and lowlevel.in_trio_run():
+        root: object = lowlevel.current_root_task()
+        return root
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
