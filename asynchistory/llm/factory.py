@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from asynchistory.runs import Lock
 
 
+#: Seconds to wait for each piece of an answer.
+DEFAULT_TIMEOUT = 60.0
+
+
 class FactoryStatistics(NamedTuple):
     """What a factory has done since it was made or cleared, and what it holds.
 
@@ -92,7 +96,7 @@ class LLMFactory:
         temperature: float | None = None,
         base_url: str | None = None,
         api_key: ApiKey = None,
-        timeout: float = 60.0,  # noqa: ASYNC109 - of each step of a request, not of this call
+        timeout: float = DEFAULT_TIMEOUT,  # noqa: ASYNC109 - of each step of a request, not of this call
         **options: JSON,
     ) -> LLMClient:
         """The LLM instance of a configuration, which is created if there is none.
@@ -111,9 +115,8 @@ class LLMFactory:
             ClientCreationError: it could not be made; the cause is its ``__cause__``.
             InvalidInputError: an argument cannot be used.
         """
-        key = client_key(
-            provider, model, temperature, base_url, api_key, {**options, "timeout": timeout}
-        )
+        extras = options if timeout == DEFAULT_TIMEOUT else {**options, "timeout": timeout}
+        key = client_key(provider, model, temperature, base_url, api_key, extras)
 
         async def create() -> LLMClient:
             await checkpoint_if_cancelled()

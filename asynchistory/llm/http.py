@@ -23,6 +23,8 @@ RemoteProtocolError = httpx.RemoteProtocolError
 Response = httpx.Response
 TimeoutException = httpx.TimeoutException
 
+#: Answers take long, so many are under way at once; httpx's own 100 would queue them.
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=100)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -51,7 +53,7 @@ class RunLocalTransport(httpx.AsyncBaseTransport):
     async def _open(
         self, run: object
     ) -> tuple[httpx.AsyncHTTPTransport, AsyncGenerator[None, None]]:
-        pool = httpx.AsyncHTTPTransport(verify=_ssl_context())
+        pool = httpx.AsyncHTTPTransport(verify=_ssl_context(), limits=_LIMITS)
 
         async def close() -> None:
             with self._lock:
