@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
 import anyio
 
-from asynchistory.errors import LLMResponseError, NotOpenError
+from asynchistory.errors import LLMResponseError, NotOpenError, SequenceConflictError
 from asynchistory.llm.factory import LLMFactory, default_factory
 from asynchistory.llm.key import ApiKey
 from asynchistory.llm.port import LLMClient
@@ -84,7 +84,10 @@ class Conversation:
             self.session_id, user_id=self.user_id, exist_ok=True
         )
         if session.seq == 0 and self._prompt is not None:
-            await self.history.record_message(self.session_id, "system", self._prompt)
+            with suppress(SequenceConflictError):  # somebody else has begun it just now
+                await self.history.record_message(
+                    self.session_id, "system", self._prompt, expected_seq=0
+                )
         return self
 
     async def __aexit__(
@@ -123,7 +126,7 @@ class Conversation:
         )
         send, receive = anyio.create_memory_object_stream[Event](16)
         turn = Turn(setting, send)
-        async with task_group() as group, receive:
+        async with task_group() as group, receive, send:
             group.start_soon(turn.run, content)
             async with aclosing(turn.events(receive)) as events:
                 yield events

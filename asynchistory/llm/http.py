@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ssl
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
 from functools import cache
 from urllib.parse import urlsplit
 
@@ -19,7 +20,7 @@ from asynchistory.errors import ConfigurationError
 from asynchistory.runs import at_end, current_run
 
 HTTPError = httpx.HTTPError
-RemoteProtocolError = httpx.RemoteProtocolError
+Request = httpx.Request
 Response = httpx.Response
 TimeoutException = httpx.TimeoutException
 
@@ -43,12 +44,6 @@ class RunLocalTransport(httpx.AsyncBaseTransport):
         if found is None:
             found = await self._open(run)
         return await found[0].handle_async_request(request)
-
-    async def aclose(self) -> None:
-        """Close the pool of the running event loop; the others close when their loops end."""
-        found = self._pools.get(current_run())
-        if found is not None:
-            await found[1].aclose()
 
     async def _open(
         self, run: object
@@ -74,9 +69,64 @@ def _ssl_context() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def http_client(transport: RunLocalTransport, timeout: float) -> httpx.AsyncClient:
-    """A client for any event loop; ``timeout`` in seconds for each step of a request."""
-    return httpx.AsyncClient(transport=transport, timeout=timeout, follow_redirects=False)
+#: One for the process, so that all instances share the connections of a loop.
+_transport = RunLocalTransport()
+
+
+def http_client(timeout: float) -> httpx.AsyncClient:
+    """A client for any event loop; ``timeout`` in seconds for each step of a request.
+
+    It holds nothing open itself, so it need not be closed.
+    """
+    return httpx.AsyncClient(transport=_transport, timeout=timeout, follow_redirects=False)
+
+
+async def unwind(response: httpx.Response, chunks: AsyncIterator[bytes]) -> None:
+    """Close a response that was left before its end, and the generators it was read through.
+
+    httpx and httpcore read through async generators inside each other, and closing
+    the outermost leaves the others as they are, which trio warns of. Going on to
+    read from the closed connection ends them all.
+    """
+    await response.aclose()
+    with suppress(Exception):
+        async for _ in chunks:
+            pass
+
+
+class _Body(httpx.AsyncByteStream):
+    """A request's body.
+
+    httpx's own is an async generator, which a connection that breaks leaves
+    unfinished; trio warns of those.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __aiter__(self) -> _Body:
+        return self
+
+    async def __anext__(self) -> bytes:
+        content, self._content = self._content, b""
+        if not content:
+            raise StopAsyncIteration
+        return content
+
+
+def post(
+    client: httpx.AsyncClient, url: str, content: bytes, headers: dict[str, str]
+) -> httpx.Request:
+    """A request of ``client`` with this body."""
+    # What httpx adds itself only where it makes the stream.
+    added = {"host": httpx.URL(url).netloc.decode(), "content-length": str(len(content))}
+    return httpx.Request(
+        "POST",
+        url,
+        headers={**added, **client.headers, **headers},
+        stream=_Body(content),
+        extensions={"timeout": client.timeout.as_dict()},
+    )
 
 
 def checked_url(base_url: str) -> str:

@@ -8,15 +8,25 @@ stream of server-sent events that ends with ``[DONE]``, tool calls in fragments 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
+from asynchistory.codec import MAX_TOKENS
 from asynchistory.errors import LLMResponseError
 from asynchistory.formats import conversation_to_openai, from_openai
-from asynchistory.llm.http import Response, RunLocalTransport, checked_url, http_client
+from asynchistory.llm.http import (
+    HTTPError,
+    Request,
+    Response,
+    checked_url,
+    http_client,
+    post,
+    unwind,
+)
 from asynchistory.llm.key import ClientKey
 from asynchistory.llm.port import (
     ChatRequest,
@@ -27,9 +37,9 @@ from asynchistory.llm.port import (
     TextDelta,
     ToolSpec,
 )
-from asynchistory.llm.problems import problem, refusal
-from asynchistory.llm.sse import event_data
-from asynchistory.records import JSON, Usage
+from asynchistory.llm.problems import facts, problem, refusal
+from asynchistory.llm.sse import EventParser
+from asynchistory.records import JSON, Message, Reasoning, Usage
 
 #: OpenAI's own endpoint.
 BASE_URL = "https://api.openai.com/v1"
@@ -57,8 +67,7 @@ class OpenAIClient(LLMClient):
         self._url = f"{checked_url(key.base_url or BASE_URL)}/chat/completions"
         self._api_key = api_key
         self._options = options or {}
-        self._transport = RunLocalTransport()
-        self._http = http_client(self._transport, timeout)
+        self._http = http_client(timeout)
 
     def __repr__(self) -> str:
         return f"<OpenAIClient {self.key.model} at {self._url}>"
@@ -69,43 +78,47 @@ class OpenAIClient(LLMClient):
         body = self._body(request)
         body |= {"stream": True, "stream_options": {"include_usage": True}}
         start = time.perf_counter()
-        async with self._send(body) as response:
-            await _check(self.key.provider, response)
-            async with aclosing(_Answer(self.key, response, start).events()) as events:
-                yield events
+        async with (
+            self._send(body) as response,
+            aclosing(_Answer(self.key, response, start).events()) as events,
+        ):
+            yield events
 
     async def complete(self, request: ChatRequest) -> Completion:
         """See :class:`LLMClient`."""
         start = time.perf_counter()
         async with self._send(self._body(request)) as response:
-            await _check(self.key.provider, response)
             with problem(self.key.provider, response):
                 data = msgspec.json.decode(await response.aread(), type=dict[str, Any])
                 choice = data["choices"][0]
                 return Completion(
-                    message=from_openai(choice["message"]),
-                    model=str(data.get("model") or self.key.model),
-                    finish_reason=choice.get("finish_reason"),
+                    message=_message(choice["message"], choice["message"].get("reasoning_content")),
+                    model=_text(data.get("model")) or self.key.model,
+                    finish_reason=_text(choice.get("finish_reason")),
                     usage=_usage(data.get("usage")),
                     request_id=response.headers.get("x-request-id"),
                     response_time=time.perf_counter() - start,
                 )
 
-    async def aclose(self) -> None:
-        """See :class:`LLMClient`."""
-        await self._transport.aclose()
-
     @asynccontextmanager
     async def _send(self, body: dict[str, Any]) -> AsyncGenerator[Response]:
+        # What the block raises is the caller's own: only the steps here are looked at.
+        with problem(self.key.provider):
+            response = await self._http.send(self._request(body), stream=True)
+        try:
+            if response.status_code != 200:
+                with problem(self.key.provider, response):
+                    answer = await response.aread()
+                raise refusal(self.key.provider, response, answer)
+            yield response
+        finally:
+            await response.aclose()
+
+    def _request(self, body: dict[str, Any]) -> Request:
         headers = {"content-type": "application/json"}
         if secret := self._api_key():
             headers["authorization"] = f"Bearer {secret}"
-        content = msgspec.json.encode(body)
-        with problem(self.key.provider):
-            async with self._http.stream(
-                "POST", self._url, content=content, headers=headers
-            ) as response:
-                yield response
+        return post(self._http, self._url, msgspec.json.encode(body), headers)
 
     def _body(self, request: ChatRequest) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -122,6 +135,36 @@ class OpenAIClient(LLMClient):
         return body
 
 
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _Fragment(msgspec.Struct):
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    #: Not OpenAI's; several servers that speak its format stream reasoning so.
+    reasoning_content: str | None = None
+    tool_calls: list[_Fragment] | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    finish_reason: Any = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: Any = None
+    model: Any = None
+    error: Any = None
+
+
 class _Answer:
     """Puts an answer together from the chunks of its stream."""
 
@@ -131,69 +174,80 @@ class _Answer:
         self._start = start
         self._first: float | None = None
         self._text: list[str] = []
+        self._reasoning: list[str] = []
         self._calls: dict[int, dict[str, Any]] = {}
         self._finish_reason: str | None = None
         self._usage: Usage | None = None
         self._model = key.model
+        self._done = False
 
     async def events(self) -> AsyncGenerator[ClientEvent, None]:
-        done = False
+        parser = EventParser()
         with problem(self._key.provider, self._response):
-            async with aclosing(event_data(self._response.aiter_bytes())) as data:
-                async for event in data:
-                    done = event.strip() == b"[DONE]"
-                    if done:
-                        break
-                    for piece in self._take(msgspec.json.decode(event, type=dict[str, Any])):
-                        self._first = self._first or time.perf_counter()
+            chunks = self._response.aiter_bytes()
+            try:
+                async for chunk in chunks:
+                    for piece in self._pieces(parser.feed(chunk)):
                         yield piece
-            if not done:
-                raise LLMResponseError(
-                    "the answer was cut off before its end; ask again",
-                    provider=self._key.provider,
-                    request_id=self._response.headers.get("x-request-id"),
-                )
+            except HTTPError:
+                if not self._done:  # after its last event, how a stream ends is no matter
+                    raise
+            finally:
+                await unwind(self._response, chunks)
+            for piece in self._pieces(parser.end()):
+                yield piece
             completion = self._completion()
         yield completion
 
-    def _take(self, chunk: dict[str, Any]) -> list[ClientEvent]:
-        if "error" in chunk:
-            raise refusal(self._key.provider, self._response, chunk)
-        self._usage = _usage(chunk.get("usage")) or self._usage
-        self._model = str(chunk.get("model") or self._model)
-        pieces: list[ClientEvent] = []
-        for choice in (chunk.get("choices") or ())[:1]:
-            delta = choice.get("delta") or {}
-            self._finish_reason = choice.get("finish_reason") or self._finish_reason
-            if text := delta.get("content"):
-                self._text.append(text)
-                pieces.append(TextDelta(text))
-            # Not OpenAI's; several servers that speak its format stream reasoning so.
-            if text := delta.get("reasoning_content"):
-                pieces.append(ReasoningDelta(text))
-            for fragment in delta.get("tool_calls") or ():
-                self._add(fragment)
-        return pieces
+    def _pieces(self, events: list[bytes]) -> Iterator[ClientEvent]:
+        for event in events:
+            self._done = self._done or event.strip() == b"[DONE]"
+            if not self._done:
+                yield from self._take(msgspec.json.decode(event, type=_Chunk))
 
-    def _add(self, fragment: dict[str, Any]) -> None:
-        index = fragment.get("index", len(self._calls))
+    def _take(self, chunk: _Chunk) -> Iterator[ClientEvent]:
+        if chunk.error is not None:
+            raise refusal(self._key.provider, self._response, {"error": chunk.error})
+        self._usage = _usage(chunk.usage) or self._usage
+        self._model = _text(chunk.model) or self._model
+        for choice in (chunk.choices or ())[:1]:
+            self._finish_reason = _text(choice.finish_reason) or self._finish_reason
+            delta = choice.delta or _Delta()
+            for fragment in delta.tool_calls or ():
+                self._add(fragment)
+            if delta.reasoning_content or delta.content or delta.tool_calls:
+                self._first = self._first or time.perf_counter()
+            if delta.reasoning_content:
+                self._reasoning.append(delta.reasoning_content)
+                yield ReasoningDelta(delta.reasoning_content)
+            if delta.content:
+                self._text.append(delta.content)
+                yield TextDelta(delta.content)
+
+    def _add(self, fragment: _Fragment) -> None:
+        index = len(self._calls) if fragment.index is None else fragment.index
         call = self._calls.setdefault(
             index, {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
         )
-        call["id"] = fragment.get("id") or call["id"]
-        function = fragment.get("function") or {}
-        call["function"]["name"] += function.get("name") or ""
-        call["function"]["arguments"] += function.get("arguments") or ""
+        call["id"] = fragment.id or call["id"]
+        function = fragment.function or _Function()
+        call["function"]["name"] += function.name or ""
+        call["function"]["arguments"] += function.arguments or ""
 
     def _completion(self) -> Completion:
-        message: dict[str, Any] = {"role": "assistant", "content": "".join(self._text) or None}
+        if not self._done:
+            raise LLMResponseError(
+                "the answer was cut off before its end; ask again",
+                **facts(self._key.provider, self._response),
+            )
+        text = "".join(self._text)
+        message: dict[str, Any] = {"role": "assistant", "content": text}
         if self._calls:
+            message["content"] = text or None
             message["tool_calls"] = [self._calls[index] for index in sorted(self._calls)]
-        elif message["content"] is None:
-            message["content"] = ""
         end = time.perf_counter()
         return Completion(
-            message=from_openai(message),
+            message=_message(message, "".join(self._reasoning)),
             model=self._model,
             finish_reason=self._finish_reason,
             usage=self._usage,
@@ -203,25 +257,36 @@ class _Answer:
         )
 
 
-async def _check(provider: str, response: Response) -> None:
-    if response.status_code != 200:
-        with problem(provider, response):
-            body = await response.aread()
-        raise refusal(provider, response, body)
+def _message(data: dict[str, Any], reasoning: Any) -> Message:
+    message = from_openai({name: data[name] for name in data if name != "reasoning_content"})
+    if isinstance(reasoning, str) and reasoning:
+        message = replace(message, parts=(Reasoning(reasoning), *message.parts))
+    return message
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _usage(data: Any) -> Usage | None:
     if not isinstance(data, dict):
         return None
-    sent = data.get("prompt_tokens_details") or {}
-    received = data.get("completion_tokens_details") or {}
-    return Usage(
-        input_tokens=data.get("prompt_tokens"),
-        output_tokens=data.get("completion_tokens"),
-        total_tokens=data.get("total_tokens"),
-        cached_tokens=sent.get("cached_tokens"),
-        reasoning_tokens=received.get("reasoning_tokens"),
+    sent = data.get("prompt_tokens_details")
+    received = data.get("completion_tokens_details")
+    usage = Usage(
+        input_tokens=_count(data, "prompt_tokens"),
+        output_tokens=_count(data, "completion_tokens"),
+        total_tokens=_count(data, "total_tokens"),
+        cached_tokens=_count(sent, "cached_tokens"),
+        reasoning_tokens=_count(received, "reasoning_tokens"),
     )
+    return None if usage == Usage() else usage
+
+
+def _count(data: Any, name: str) -> int | None:
+    """A number of tokens; None where a server sends something else, for unknown is not 0."""
+    value = data.get(name) if isinstance(data, dict) else None
+    return value if type(value) is int and 0 <= value <= MAX_TOKENS else None
 
 
 def _tool(tool: ToolSpec) -> dict[str, Any]:

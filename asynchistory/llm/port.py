@@ -95,7 +95,3 @@ class LLMClient(ABC):
         Raises:
             LLMError: the model could not be reached, or did not answer well.
         """
-
-    @abstractmethod
-    async def aclose(self) -> None:
-        """Close what the running event loop holds open for the instance."""

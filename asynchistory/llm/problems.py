@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from asynchistory.errors import (
-    AsyncHistoryError,
+    InvalidInputError,
     LLMAuthenticationError,
     LLMConnectionError,
     LLMError,
@@ -20,43 +20,65 @@ from asynchistory.errors import (
     LLMServerError,
     LLMTimeoutError,
 )
-from asynchistory.llm.http import HTTPError, RemoteProtocolError, Response, TimeoutException
+from asynchistory.llm.http import HTTPError, Response, TimeoutException
 
 #: An error's code, such as ``insufficient_quota``. Its message may quote the request or the key.
 _CODE = re.compile(r"[a-z][a-z0-9_.]{0,63}")
+
+#: What tells more than the status, and stands alone where an error comes inside a stream.
+_BY_CODE: dict[str, tuple[type[LLMError], str]] = {
+    "insufficient_quota": (
+        LLMRateLimitError,
+        "the credit is spent; trying again does not help",
+    ),
+    "rate_limit_exceeded": (LLMRateLimitError, "wait and try again"),
+    "server_error": (LLMServerError, "try again"),
+}
+_MALFORMED = (
+    InvalidInputError,
+    msgspec.MsgspecError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    RecursionError,
+)
+
+
+def facts(provider: str, response: Response | None) -> dict[str, Any]:
+    """What an error says of the answer it is about."""
+    if response is None:
+        return {"provider": provider}
+    request_id = response.headers.get("x-request-id")
+    return {"provider": provider, "status": response.status_code, "request_id": request_id}
 
 
 @contextmanager
 def problem(provider: str, response: Response | None = None) -> Iterator[None]:
     """Turn what httpx and a malformed answer raise into errors of ours."""
-    facts: dict[str, Any] = {"provider": provider}
-    if response is not None:
-        facts |= {
-            "status": response.status_code,
-            "request_id": response.headers.get("x-request-id"),
-        }
+    known = facts(provider, response)
     try:
         yield
-    except AsyncHistoryError:
+    except LLMError:
         raise
     except TimeoutException as error:
         raise LLMTimeoutError(
             f"{provider} did not answer in time ({type(error).__name__}); "
             "try again, or give it a longer timeout",
-            **facts,
-        ) from None
-    except RemoteProtocolError:
-        raise LLMResponseError(
-            f"{provider} hung up in the middle of its answer; ask again", **facts
+            **known,
         ) from None
     except HTTPError as error:
+        if response is not None:
+            raise LLMResponseError(
+                f"{provider} hung up in the middle of its answer; ask again", **known
+            ) from None
         raise LLMConnectionError(
             f"{provider} could not be reached ({type(error).__name__}); check base_url and network",
-            **facts,
+            **known,
         ) from None
-    except (msgspec.MsgspecError, LookupError, TypeError, AttributeError, ValueError) as error:
+    except _MALFORMED as error:
         raise LLMResponseError(
-            f"{provider} sent a malformed answer ({type(error).__name__}); check base_url", **facts
+            f"{provider} sent a malformed answer ({type(error).__name__}); check base_url", **known
         ) from None
 
 
@@ -67,18 +89,16 @@ def refusal(provider: str, response: Response, body: bytes | dict[str, Any]) -> 
     kind, advice = _kind(status, code)
     return kind(
         f"{provider} answered {status}{f' ({code})' if code else ''}; {advice}",
-        provider=provider,
-        status=status,
-        request_id=response.headers.get("x-request-id"),
+        **facts(provider, response),
         retry_after=_seconds(response.headers.get("retry-after")),
     )
 
 
 def _kind(status: int, code: str) -> tuple[type[LLMError], str]:
+    if code in _BY_CODE:
+        return _BY_CODE[code]
     if status in (401, 403):
         return LLMAuthenticationError, "check the API key"
-    if code == "insufficient_quota":
-        return LLMRateLimitError, "the credit is spent; trying again does not help"
     if status == 429:
         return LLMRateLimitError, "wait and try again"
     if status == 404:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TypeAlias
 
 from asynchistory.llm.key import ClientKey
@@ -35,13 +35,14 @@ class ScriptedClient(LLMClient):
         """See :class:`LLMClient`."""
         completion = await self.complete(request)
 
-        async def events() -> AsyncIterator[ClientEvent]:
+        async def events() -> AsyncGenerator[ClientEvent, None]:
             for word in _words(completion.message.text):
                 await checkpoint_if_cancelled()
                 yield TextDelta(word)
             yield completion
 
-        yield events()
+        async with aclosing(events()) as stream:
+            yield stream
 
     async def complete(self, request: ChatRequest) -> Completion:
         """See :class:`LLMClient`."""
@@ -57,9 +58,6 @@ class ScriptedClient(LLMClient):
             usage=Usage(input_tokens=sent, output_tokens=received, total_tokens=sent + received),
             response_time=time.perf_counter() - start,
         )
-
-    async def aclose(self) -> None:
-        """See :class:`LLMClient`."""
 
 
 def _words(text: str) -> Iterator[str]:
