@@ -253,9 +253,9 @@ def this_python() -> tuple[str, str]:
 
 
 def demo(options: argparse.Namespace, rest: list[str]) -> NoReturn:
-    """Write and read a few hundred conversations, and lose none when a writer is killed."""
+    """Hold a few hundred conversations with a model, and lose none when a writer is killed."""
     environment = Environment(".venv", this_python())
-    environment.require()
+    environment.require("demo")
     # With the caller's own PATH: the demo prints commands to try, and the shell that they are
     # pasted into does not have the environment on its PATH.
     environment.run(

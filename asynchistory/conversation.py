@@ -10,7 +10,12 @@ from uuid import uuid4
 
 import anyio
 
-from asynchistory.errors import LLMResponseError, NotOpenError, SequenceConflictError
+from asynchistory.errors import (
+    ConfigurationError,
+    LLMResponseError,
+    NotOpenError,
+    SequenceConflictError,
+)
 from asynchistory.llm.factory import LLMFactory, default_factory
 from asynchistory.llm.key import ApiKey
 from asynchistory.llm.port import LLMClient
@@ -72,6 +77,10 @@ class Conversation:
         self._prompt = prompt
         made = [tool if isinstance(tool, Tool) else Tool(tool) for tool in tools]
         self._tools: dict[str, Tool] = {tool.spec.name: tool for tool in made}
+        if len(self._tools) < len(made):
+            names = [tool.spec.name for tool in made]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ConfigurationError(f"two tools have the name {twice!r}; give one another name")
         self._price = price
         self._max_rounds = max_rounds
         self._llm: LLMClient | None = None

@@ -40,6 +40,9 @@ from asynchistory.records import (
 from asynchistory.runs import task_group
 from asynchistory.tools import Tool
 
+#: Characters of a tool's error that the model is told.
+MAX_ERROR_TEXT = 2000
+
 
 class Price(msgspec.Struct, frozen=True, kw_only=True):
     """What a model's tokens cost: money for a million of them."""
@@ -115,7 +118,7 @@ class _Run:
             self.output = await tool.run(self.input)
         except Exception as error:
             # Told to the model, which may do better, and recorded.
-            self.error = f"{type(error).__name__}: {error}"
+            self.error = _describe(error)
         self.duration = time.perf_counter() - start
         self.ended.set()
 
@@ -338,6 +341,15 @@ class Turn:
                 await self._append(message, record)
                 [result] = message.tool_results
                 await self._send.send(ToolResultEvent(run.call, result))
+
+
+def _describe(error: Exception) -> str:
+    """An error as the model is told it, which pays for it by length."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:
+        text = type(error).__name__
+    return text[:MAX_ERROR_TEXT].encode("utf-8", "replace").decode()
 
 
 def _arguments(call: ToolCallPart) -> JSON:

@@ -16,6 +16,7 @@ from asynchistory.errors import AsyncHistoryError
 #: Command to module, in the order in which the help lists them.
 COMMANDS = {
     "demo": "demo",
+    "chat": "chat",
     "import": "importing",
     "ls": "listing",
     "show": "showing",
@@ -81,7 +82,7 @@ def _silence_stdout() -> None:
 @click.version_option(__version__, message="asynchistory %(version)s")
 @click.pass_context
 def app(ctx: click.Context) -> None:
-    """Durable conversation history: import, read, search, count, export.
+    """Durable conversation history: chat, import, read, search, count, export.
 
     The database is --db, or ASYNCHISTORY_URL, or a file in your data folder.
     """

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,21 +23,26 @@ if TYPE_CHECKING:
 @common
 @click.pass_context
 def command(ctx: click.Context) -> None:
-    """See it work: 300 conversations from every kind of caller, in some seconds, offline.
+    """See it work: 300 conversations with a model, in some seconds, offline.
 
-    Writes 100 conversations at once on asyncio, 100 on trio and 100 from
-    plain threads, and makes a synchronous call inside a running event loop,
-    all through one manager object into one database; then kills a writing
-    process and counts whether anything that was acknowledged is lost. The
+    Holds 100 conversations at once on asyncio, 100 on trio and 100 from
+    plain threads, each with a tool, streamed over HTTP from a model server on
+    this machine; makes a synchronous call inside a running event loop; all
+    through one manager into one database, with one LLM instance a model.
+    Then kills a writing process and counts whether anything is lost. The
     database is a new one in a temporary folder, unless --db names another.
 
     With --json: one object with the figures. The exit code is 1 if anything
-    was lost.
+    was lost, or if a model had more than one LLM instance.
     """
-    from asynchistory.cli.output import print_json
+    from asynchistory.cli.output import note, print_json
     from asynchistory.config import open_history
 
     settings = ctx.ensure_object(Settings)
+    if find_spec("uvicorn") is None:
+        raise click.ClickException(
+            "the demo's model server runs on uvicorn; pip install 'asynchistory[demo]'"
+        )
     db = settings.db
     if db is None:
         db = os.path.join(tempfile.mkdtemp(prefix="asynchistory-demo-"), "history.db")
@@ -51,41 +55,105 @@ def command(ctx: click.Context) -> None:
         print_json(figures)
     else:
         _print_figures(figures)
-    ctx.exit(1 if figures["lost"] else 0)
+    wrong = what_is_wrong(figures)
+    for problem in wrong:
+        note(click.style(problem, fg="red", bold=True))
+    ctx.exit(1 if wrong else 0)
 
 
 def _run(history: AsyncHistoryManager, path: Path, *, quiet: bool) -> dict[str, Any]:
-    from asynchistory.cli.demo_run import Demo
+    from asynchistory.cli.demo_run import CountedHistory, Demo
+    from asynchistory.cli.demo_talk import reply_to
+    from asynchistory.cli.hints import program, quoted
+    from asynchistory.testing import LoopbackLLM
     from asynchistory_compat import HistoryManager
 
     begin = time.perf_counter()
-    with HistoryManager(history) as sync:
-        demo = Demo(history, sync)
+    counted = CountedHistory(history)
+    with HistoryManager(counted) as sync, LoopbackLLM(reply_to) as server:
+        demo = Demo(counted, sync, server)
         steps = _Steps(demo, path, quiet=quiet)
-        phases = steps.write()
+        phases = steps.converse()
         in_loop, kill = steps.call_in_loop(), steps.kill()
         counts = sync.count()
-        hits = history.cache.statistics().hits
-    appends = sum(phase.appends for phase in phases)
+        figures = {
+            "conversations": counts.sessions,
+            "records": counts.records,
+            "appends": sum(phase.appends for phase in phases),
+            "appends_per_second": _rate(phases),
+            "cache_hits": counted.cache.statistics().hits,
+            **_model_figures(demo),
+            "records_read_in_running_loop": in_loop,
+            "acknowledged": kill.acknowledged,
+            "lost": kill.lost + demo.lost,
+        }
     return {
-        "conversations": counts.sessions,
-        "records": counts.records,
-        "appends": appends,
-        "appends_per_second": round(appends / sum(phase.seconds for phase in phases)),
-        "cache_hits": hits,
-        "records_read_in_running_loop": in_loop,
-        "acknowledged": kill.acknowledged,
-        "lost": kill.lost,
+        **figures,
         "seconds": round(time.perf_counter() - begin, 2),
         "database": str(path),
-        "phases": [
-            {**phase._asdict(), "appends_per_second": round(phase.rate)} for phase in phases
-        ],
+        "phases": [{**phase._asdict(), "appends_per_second": _rate([phase])} for phase in phases],
         "next": [
-            f"{_program()} --db {_quoted(str(path))} {rest}"
+            f"{program()} --db {quoted(str(path))} {rest}"
             for rest in ("ls", f"show {demo.session_id('asyncio')}", "stats --by model")
         ],
     }
+
+
+def _rate(phases: list[Phase]) -> int:
+    seconds = sum(phase.seconds for phase in phases)
+    return round(sum(phase.appends for phase in phases) / max(seconds, 1e-9))
+
+
+def _model_figures(demo: Demo) -> dict[str, Any]:
+    """What the demo's own conversations took, as the history has it and as others counted it."""
+    from decimal import Decimal
+
+    tokens = demo.recorded(demo.sync.get_token_statistics(group_by="session").groups)
+    calls = demo.recorded(demo.sync.get_llm_statistics(group_by="session").groups)
+    costs: dict[str, Decimal] = {}
+    for one in demo.recorded(demo.sync.get_cost_statistics(group_by="session").groups):
+        for currency, amounts in one.currencies.items():
+            costs[currency] = costs.get(currency, Decimal(0)) + (amounts.total_cost or Decimal(0))
+    factory = demo.factory.get_cache_stats()
+    heard = demo.heard
+    return {
+        "answers": sum(map(len, heard.answers.values())),
+        "tokens": {
+            "input": sum(one.input_tokens for one in tokens),
+            "output": sum(one.output_tokens for one in tokens),
+        },
+        "tokens_streamed": {
+            "input": sum(sent for sent, _ in heard.tokens),
+            "output": sum(received for _, received in heard.tokens),
+        },
+        "costs": {currency: f"{costs[currency].normalize():f}" for currency in sorted(costs)},
+        "http_requests": demo.server.count,
+        "llm_requests": sum(one.requests for one in calls),
+        "llm_instances": {
+            "keys": len(heard.instances),
+            "created": factory.creations,
+            "per_key": demo.instances_of_a_key(),
+            "models": sorted(key.model for key in heard.instances),
+        },
+    }
+
+
+def what_is_wrong(figures: dict[str, Any]) -> list[str]:
+    """What is not as it should be, in words."""
+    instances = figures["llm_instances"]
+    checks = {
+        "Something that was acknowledged is lost.": not figures["lost"],
+        "The server had another number of requests than is recorded.": (
+            figures["http_requests"] == figures["llm_requests"]
+        ),
+        "Other tokens were streamed than are recorded.": (
+            figures["tokens_streamed"] == figures["tokens"]
+        ),
+        "An LLM instance was created more than once.": (
+            instances["per_key"] == 1 and instances["created"] == instances["keys"]
+        ),
+    }
+    return [problem for problem, well in checks.items() if not well]
 
 
 class _Steps:
@@ -95,17 +163,20 @@ class _Steps:
         self._demo = demo
         self._path = path
         self._quiet = quiet
-        self._say("One manager object, one database, every kind of caller:\n")
+        self._say("One manager, one LLM instance a model, one database, every kind of caller.")
+        self._say("Each conversation uses a tool, and is streamed over HTTP from a local server:\n")
 
-    def write(self) -> list[Phase]:
+    def converse(self) -> list[Phase]:
         return [
-            self._wrote("at once on asyncio", self._demo.in_loop("asyncio")),
-            self._wrote("at once on trio", self._demo.in_loop("trio")),
-            self._wrote("from 10 plain threads", self._demo.in_threads()),
+            self._held("at once on asyncio", self._demo.in_loop("asyncio")),
+            self._held("at once on trio", self._demo.in_loop("trio")),
+            self._held("from 10 plain threads", self._demo.in_threads()),
         ]
 
-    def _wrote(self, how: str, phase: Phase) -> Phase:
-        outcome = f"{phase.appends:,} appends, {phase.rate:,.0f} a second"
+    def _held(self, how: str, phase: Phase) -> Phase:
+        outcome = (
+            f"{phase.requests:,} model calls, {phase.appends:,} appends in {phase.seconds:.1f} s"
+        )
         self._line(f"{phase.conversations} conversations {how}", outcome)
         return phase
 
@@ -131,14 +202,29 @@ class _Steps:
 def _print_figures(figures: dict[str, Any]) -> None:
     from asynchistory.cli.output import escape, fields
 
-    lost = f"{figures['lost']:,} of {figures['acknowledged']:,} acknowledged"
+    instances, tokens = figures["llm_instances"], figures["tokens"]
+    lost = (
+        f"{figures['lost']:,} of {figures['answers']:,} answers "
+        f"and {figures['acknowledged']:,} acknowledged appends"
+    )
+    calls = f"{figures['http_requests']:,} over HTTP, {figures['llm_requests']:,} recorded"
+    created = (
+        f"{instances['per_key']} per key: {instances['created']} created for "
+        f"{instances['keys']} models"
+    )
+    cost = " + ".join(f"{amount} {currency}" for currency, amount in figures["costs"].items())
+    rate = f"{figures['appends_per_second']:,}"
     click.echo()
     fields(
         [
             ("conversations", f"{figures['conversations']:,}"),
             ("records", f"{figures['records']:,}"),
-            ("appends", f"{figures['appends']:,}, {figures['appends_per_second']:,} a second"),
+            ("appends", f"{figures['appends']:,}, {rate} a second beside the model calls"),
             ("cache hits", f"{figures['cache_hits']:,}"),
+            ("model calls", calls),
+            ("LLM instances", created),
+            ("tokens", f"{tokens['input']:,} in · {tokens['output']:,} out"),
+            ("cost", f"{cost} (made-up prices)"),
             ("lost", lost if not figures["lost"] else click.style(lost, fg="red", bold=True)),
             ("time", f"{figures['seconds']} s"),
             ("database", escape(figures["database"])),
@@ -147,24 +233,3 @@ def _print_figures(figures: dict[str, Any]) -> None:
     click.echo("\nTry next:\n")
     for line in figures["next"]:
         click.echo(f"  {escape(line)}")
-
-
-def _program() -> str:
-    """How the user can call this command again."""
-    called, known = os.path.abspath(sys.argv[0]), shutil.which("asynchistory")
-    if known is not None and (os.path.basename(called) != "asynchistory" or _same(called, known)):
-        return "asynchistory"
-    if os.path.basename(called) == "asynchistory":
-        return _quoted(os.path.relpath(called))
-    return f"{_quoted(sys.executable)} -m asynchistory.cli"
-
-
-def _same(one: str, other: str) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
-
-
-def _quoted(text: str) -> str:
-    import shlex
-    import subprocess
-
-    return subprocess.list2cmdline([text]) if os.name == "nt" else shlex.quote(text)

@@ -1,4 +1,4 @@
-"""What the demo does: one manager object, one database, callers of every kind."""
+"""What the demo does: one manager, one LLM instance a model, callers of every kind."""
 
 from __future__ import annotations
 
@@ -8,20 +8,40 @@ import sys
 import time
 import warnings
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from operator import eq
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 from uuid import uuid4
 
 import anyio
 import click
 
-from asynchistory.cli.demo_talk import batches, user_of
+from asynchistory.cli.demo_talk import (
+    PROMPT,
+    TOOLS,
+    model_of,
+    price_of,
+    questions,
+    user_of,
+)
+from asynchistory.conversation import Conversation
+from asynchistory.llm.factory import LLMFactory
+from asynchistory.llm.key import ClientKey
+from asynchistory.llm.port import LLMClient
 from asynchistory.manager import AsyncHistoryManager
-from asynchistory.queries import MAX_PAGE, HistoryQuery
-from asynchistory.records import Message
-from asynchistory_compat import BlockingInLoopWarning, HistoryManager
+from asynchistory.queries import MAX_PAGE, Appended, HistoryQuery
+from asynchistory.records import AnyRecord, Message, StoredRecord
+from asynchistory.testing import LoopbackLLM
+from asynchistory.turn import DoneEvent, Event, UsageEvent
+from asynchistory_compat import (
+    BlockingInLoopWarning,
+    Conversation as SyncConversation,
+    HistoryManager,
+)
+
+T = TypeVar("T")
 
 CONVERSATIONS = 100
 THREADS = 10
@@ -30,17 +50,13 @@ ACKNOWLEDGEMENTS = 400
 
 
 class Phase(NamedTuple):
-    """Conversations that were written in one way."""
+    """Conversations that were held in one way."""
 
     name: str
     conversations: int
+    requests: int
     appends: int
     seconds: float
-
-    @property
-    def rate(self) -> float:
-        """Appends a second."""
-        return self.appends / max(self.seconds, 1e-9)
 
 
 class Kill(NamedTuple):
@@ -50,17 +66,59 @@ class Kill(NamedTuple):
     lost: int
 
 
+class Heard(NamedTuple):
+    """What the callers were told, which has to be what is recorded.
+
+    Attributes:
+        answers: the model's answers, by conversation.
+        tokens: those of each model call, sent and received.
+        instances: the LLM instances that conversations were given, by configuration.
+    """
+
+    answers: defaultdict[str, list[str]]
+    tokens: list[tuple[int, int]]
+    instances: defaultdict[ClientKey, list[LLMClient]]
+
+
+class CountedHistory(AsyncHistoryManager):
+    """A manager that counts its appends."""
+
+    def __init__(self, history: AsyncHistoryManager) -> None:
+        super().__init__(history.storage, history.cache, level=history.level)
+        self.appends: list[int] = []
+
+    async def append(
+        self,
+        session_id: str,
+        *records: AnyRecord,
+        idempotency_key: str | None = None,
+        expected_seq: int | None = None,
+    ) -> Appended:
+        """See :class:`AsyncHistoryManager`."""
+        appended = await super().append(
+            session_id, *records, idempotency_key=idempotency_key, expected_seq=expected_seq
+        )
+        self.appends.append(len(records))  # whichever thread it is in
+        return appended
+
+
 class Demo:
-    """The steps of the demo. The manager is one object, used from every loop and thread.
+    """The steps of the demo. Manager and factory are one object each, for every loop and thread.
 
     Args:
         history: the manager, over a database file.
         sync: the same manager for synchronous code, opened.
+        server: the model, running.
     """
 
-    def __init__(self, history: AsyncHistoryManager, sync: HistoryManager) -> None:
+    def __init__(self, history: CountedHistory, sync: HistoryManager, server: LoopbackLLM) -> None:
         self.history = history
         self.sync = sync
+        self.server = server
+        self.factory = LLMFactory()
+        self.heard = Heard(defaultdict(list), [], defaultdict(list))
+        #: Answers that are not in the history.
+        self.lost = 0
         # The demo can be run again and again over one database.
         self.prefix: str = f"demo-{uuid4().hex[:6]}"
 
@@ -68,50 +126,109 @@ class Demo:
         """The id of a conversation of the demo."""
         return f"{self.prefix}-{kind}-{number:02}"
 
+    # -- conversations
+
     def in_loop(self, backend: Literal["asyncio", "trio"]) -> Phase:
         """All conversations at once, a task each, in an event loop of this kind."""
-        return anyio.run(self._write_all, backend, backend=backend)
-
-    async def _write_all(self, kind: str) -> Phase:
-        appends: list[int] = []
-        begin = time.perf_counter()
-        async with anyio.create_task_group() as tasks:
-            for number in range(CONVERSATIONS):
-                tasks.start_soon(self._write, kind, number, appends)
-        phase = Phase(kind, CONVERSATIONS, sum(appends), time.perf_counter() - begin)
-        await self._read_twice(kind)
+        phase = self._timed(
+            backend, lambda: anyio.run(self._converse_all, backend, backend=backend)
+        )
+        anyio.run(self._check_all, backend, backend=backend)
         return phase
 
-    async def _write(self, kind: str, number: int, appends: list[int]) -> None:
-        session_id = self.session_id(kind, number)
-        await self.history.create_session(session_id, user_id=user_of(number))
-        for batch in batches(session_id, number):
-            await self.history.append(session_id, *batch)
-            appends.append(1)
+    async def _converse_all(self, kind: str) -> None:
+        async with anyio.create_task_group() as tasks:
+            for number in range(CONVERSATIONS):
+                tasks.start_soon(self._converse, kind, number)
 
-    async def _read_twice(self, kind: str) -> None:
+    async def _converse(self, kind: str, number: int) -> None:
+        options = self._options(kind, number)
+        async with Conversation(self.history, factory=self.factory, **options) as conversation:
+            self._given(conversation.llm)
+            for question in questions(number):
+                async with conversation.send(question) as events:
+                    async for event in events:
+                        self._hear(conversation.session_id, event)
+
+    async def _check_all(self, kind: str) -> None:
         for number in 2 * [*range(CONVERSATIONS)]:
-            await self.history.last(self.session_id(kind, number), 20)
+            session_id = self.session_id(kind, number)
+            self._check(session_id, await self.history.last(session_id, 100))
 
     def in_threads(self) -> Phase:
         """As many conversations from plain threads, which know of no event loop."""
-        appends: list[int] = []
-        begin = time.perf_counter()
-        with ThreadPoolExecutor(THREADS) as threads:
-            # list() brings the error of a thread that failed here.
-            list(threads.map(partial(self._write_some, appends), range(THREADS)))
-        phase = Phase("threads", CONVERSATIONS, sum(appends), time.perf_counter() - begin)
+        phase = self._timed("threads", self._converse_in_threads)
         for number in 2 * [*range(CONVERSATIONS)]:
-            self.sync.last(self.session_id("threads", number), 20)
+            session_id = self.session_id("threads", number)
+            self._check(session_id, self.sync.last(session_id, 100))
         return phase
 
-    def _write_some(self, appends: list[int], first: int) -> None:
+    def _converse_in_threads(self) -> None:
+        with ThreadPoolExecutor(THREADS) as threads:
+            # list() brings the error of a thread that failed here.
+            list(threads.map(self._converse_some, range(THREADS)))
+
+    def _converse_some(self, first: int) -> None:
         for number in range(first, CONVERSATIONS, THREADS):
-            session_id = self.session_id("threads", number)
-            self.sync.create_session(session_id, user_id=user_of(number))
-            for batch in batches(session_id, number):
-                self.sync.append(session_id, *batch)
-                appends.append(1)
+            options = self._options("threads", number)
+            with SyncConversation(self.sync, factory=self.factory, **options) as conversation:
+                self._given(conversation.llm)
+                for question in questions(number):
+                    for event in conversation.send(question):
+                        self._hear(conversation.session_id, event)
+
+    def _options(self, kind: str, number: int) -> dict[str, Any]:
+        return {
+            "provider": "openai",
+            "model": model_of(number),
+            "base_url": self.server.url,
+            "api_key": "demo",  # and not the user's own, of the environment
+            "session_id": self.session_id(kind, number),
+            "user_id": user_of(number),
+            "prompt": PROMPT,
+            "tools": TOOLS,
+            "price": price_of,
+        }
+
+    def _timed(self, name: str, converse: Callable[[], object]) -> Phase:
+        requests, appends = self.server.count, len(self.history.appends)
+        begin = time.perf_counter()
+        converse()
+        seconds = time.perf_counter() - begin
+        requests, appends = self.server.count - requests, len(self.history.appends) - appends
+        return Phase(name, CONVERSATIONS, requests, appends, round(seconds, 3))
+
+    # -- what was heard, and what of it is recorded
+
+    def _given(self, llm: LLMClient) -> None:
+        self.heard.instances[llm.key].append(llm)
+
+    def _hear(self, session_id: str, event: Event) -> None:
+        match event:
+            case UsageEvent():
+                usage = event.usage
+                self.heard.tokens.append((usage.input_tokens or 0, usage.output_tokens or 0))
+            case DoneEvent():
+                self.heard.answers[session_id].append(event.message.text)
+
+    def _check(self, session_id: str, records: Sequence[StoredRecord]) -> None:
+        recorded = [
+            record.text
+            for record in records
+            if isinstance(record, Message) and record.role == "assistant" and record.text
+        ]
+        heard = self.heard.answers[session_id]
+        self.lost += max(len(heard), len(recorded)) - sum(map(eq, heard, recorded))
+
+    def instances_of_a_key(self) -> int:
+        """How many LLM instances any one configuration had: the most there were."""
+        return max(len(set(map(id, given))) for given in self.heard.instances.values())
+
+    def recorded(self, groups: dict[str, T]) -> list[T]:
+        """Of statistics by session, those of the demo's own conversations."""
+        return [found for name, found in groups.items() if name.startswith(f"{self.prefix}-")]
+
+    # -- further steps
 
     def inside_a_loop(self) -> int:
         """A synchronous call where a loop is running: the one that asyncio.run cannot make."""

@@ -1,92 +1,127 @@
-"""The conversations of the demo: a customer, an assistant, a few tools."""
+"""The conversations of the demo: customers, a model, and the tools that it uses."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from asynchistory.records import (
-    AnyRecord,
-    Cost,
-    LLMRequest,
-    LLMResponse,
-    Message,
-    TokenUsage,
-    ToolCall,
-    ToolCallPart,
-    ToolResultPart,
-)
+from asynchistory.testing import CallTool, Reply
+from asynchistory.tools import Tool
+from asynchistory.turn import Price
 
-#: Models of the demo, with dollars for a million tokens in and out (made up).
-_MODELS = (
-    ("openai", "gpt-4o", Decimal("2.50"), Decimal("10")),
-    ("openai", "gpt-4o-mini", Decimal("0.15"), Decimal("0.60")),
-    ("anthropic", "claude-sonnet-4-5", Decimal("3"), Decimal("15")),
-)
-_MILLION = Decimal(1_000_000)
+PROMPT = "You are a helpful assistant. Use the tools, and keep it short."
 USERS = ("mia", "ravi", "chen", "olga", "tariq")
+#: The models of the demo and the (made up) prices of a million of their tokens.
+PRICES = {
+    "gpt-4o": Price(input=2.5, output=10),
+    "gpt-4o-mini": Price(input=0.15, output=0.6),
+    "mistral-large": Price(input=1.8, output=5.4, currency="EUR"),
+}
+_MODELS = tuple(PRICES)
+TURNS_EACH = 1
 
 
-class Turn(NamedTuple):
+async def find_flights(to: str, date: str) -> Any:
+    """Flights to an airport on a day that have seats left."""
+    early = {"number": "TP1351", "departs": "11:05", "seats": 7}
+    late = {"number": "TP1363", "departs": "18:40", "seats": 2}
+    return {"to": to, "date": date, "flights": [early, late]}
+
+
+async def rebook(booking: str, flight: str, seat: str) -> Any:
+    """Move a booking to another flight."""
+    return {"booking": booking, "flight": flight, "seat": f"12A ({seat})", "price_difference": 0}
+
+
+async def track_baggage(booking: str) -> Any:
+    """Where the bags of a booking are."""
+    bag = {"tag": "0047 TP 552911", "status": "checked through to LIS"}
+    return {"booking": booking, "bags": [bag]}
+
+
+async def search_docs(query: str) -> Any:
+    """Search the documentation."""
+    hits = [
+        "find_package(Threads REQUIRED)",
+        "target_link_libraries(app PRIVATE Threads::Threads)",
+    ]
+    return {"query": query, "hits": hits}
+
+
+async def get_weather(city: str, day: str) -> Any:
+    """The forecast for a city."""
+    return {"city": city, "day": day, "high": 17, "low": 9, "sky": "cloudy"}
+
+
+async def query_tickets(topic: str, since: str) -> Any:
+    """Support tickets on a topic."""
+    customers = ["Harbor & Sons", "Café Zoë", "Nordlys AS"]
+    return {"topic": topic, "since": since, "tickets": [4411, 4425, 4467], "customers": customers}
+
+
+TOOLS = tuple(
+    Tool(function)
+    for function in (
+        find_flights,
+        rebook,
+        track_baggage,
+        search_docs,
+        get_weather,
+        query_tickets,
+    )
+)
+
+
+class Talk(NamedTuple):
     """What is asked, the tool that finds out, and what is answered."""
 
     asked: str
     tool: str
-    arguments: str
-    result: str
+    arguments: dict[str, str]
     answer: str
 
 
-_TURNS = (
-    Turn(
+_TALKS = (
+    Talk(
         "Hi! My flight to Lisbon was cancelled. What are my options?",
         "find_flights",
-        '{"to":"LIS","date":"2026-03-14"}',
-        '{"flights":[{"number":"TP1351","departs":"11:05","seats":7},'
-        '{"number":"TP1363","departs":"18:40","seats":2}]}',
+        {"to": "LIS", "date": "2026-03-14"},
         "I'm sorry about that. There are two flights today with seats left: TP1351 at 11:05 and "
         "TP1363 at 18:40. Shall I move you to one of them?",
     ),
-    Turn(
+    Talk(
         "The early one, please. Can I keep my window seat?",
         "rebook",
-        '{"booking":"K3XQ9P","flight":"TP1351","seat":"window"}',
-        '{"booking":"K3XQ9P","flight":"TP1351","seat":"12A","price_difference":0}',
+        {"booking": "K3XQ9P", "flight": "TP1351", "seat": "window"},
         "Done: you are on TP1351 at 11:05, seat 12A, a window, at no extra cost.",
     ),
-    Turn(
+    Talk(
         "And what about my suitcase?",
         "track_baggage",
-        '{"booking":"K3XQ9P"}',
-        '{"bags":[{"tag":"0047 TP 552911","status":"checked through to LIS"}]}',
+        {"booking": "K3XQ9P"},
         "Your suitcase (tag 0047 TP 552911) is checked through to Lisbon; nothing to do for you.",
     ),
-    Turn(
+    Talk(
         "Our build fails with `undefined reference to pthread_create`. C++20, CMake.",
         "search_docs",
-        '{"query":"CMake Threads::Threads link"}',
-        '{"hits":["find_package(Threads REQUIRED)",'
-        '"target_link_libraries(app PRIVATE Threads::Threads)"]}',
+        {"query": "CMake Threads::Threads link"},
         "The linker is missing the thread library. Add `find_package(Threads REQUIRED)` and link "
         "`Threads::Threads` to your target.",
     ),
-    Turn(
+    Talk(
         "东京明天天气怎么样?",
         "get_weather",
-        '{"city":"Tokyo","day":"tomorrow"}',
-        '{"high":17,"low":9,"sky":"cloudy"}',
+        {"city": "Tokyo", "day": "tomorrow"},
         "东京明天多云，最高气温17度，最低9度。",
     ),
-    Turn(
+    Talk(
         "Which of our customers wrote about late deliveries this week?",
         "query_tickets",
-        '{"topic":"late delivery","since":"monday"}',
-        '{"tickets":[4411,4425,4467],"customers":["Harbor & Sons","Café Zoë","Nordlys AS"]}',
+        {"topic": "late delivery", "since": "monday"},
         "Three did: Harbor & Sons, Café Zoë and Nordlys AS (tickets 4411, 4425 and 4467).",
     ),
 )
-TURNS_EACH = 3
+_BY_QUESTION = {talk.asked: talk for talk in _TALKS}
 
 
 def user_of(number: int) -> str:
@@ -94,79 +129,27 @@ def user_of(number: int) -> str:
     return USERS[number % len(USERS)]
 
 
-def batches(session_id: str, number: int) -> Iterator[list[AnyRecord]]:
-    """The appends of one conversation, each with its records."""
-    prompt = "You are a helpful assistant. Use the tools, and keep it short."
-    opening: list[AnyRecord] = [Message.of("system", prompt)]
+def model_of(number: int) -> str:
+    """The model that this conversation is held with."""
+    return _MODELS[number % len(_MODELS)]
+
+
+def price_of(provider: str, model: str) -> Price | None:
+    """What the tokens of a model cost."""
+    return PRICES.get(model)
+
+
+def questions(number: int) -> Iterator[str]:
+    """What is asked in a conversation."""
     for place in range(TURNS_EACH):
-        turn = _TURNS[(number * TURNS_EACH + place) % len(_TURNS)]
-        model = _MODELS[(number + place) % len(_MODELS)]
-        yield [*opening, Message.of("user", turn.asked)]
-        yield from _answer(turn, f"{session_id}/{place}", model, 180 + 90 * place + number % 7)
-        opening = []
+        yield _TALKS[(number * TURNS_EACH + place) % len(_TALKS)].asked
 
 
-def _answer(
-    turn: Turn, request_id: str, model: tuple[str, str, Decimal, Decimal], tokens: int
-) -> Iterator[list[AnyRecord]]:
-    call_id = f"call_{request_id[-6:]}"
-    call = ToolCallPart(id=call_id, name=turn.tool, arguments=turn.arguments)
-    first, second = f"{request_id}/a", f"{request_id}/b"
-    yield [LLMRequest(request_id=first, provider=model[0], model=model[1])]
-    yield [
-        Message.of("assistant", [call]),
-        *_billed(first, model, tokens, 24, finish_reason="tool_calls"),
-    ]
-    yield [
-        ToolCall(
-            name=turn.tool,
-            input=turn.arguments,
-            output=turn.result,
-            duration=0.08,
-            call_id=call_id,
-        ),
-        Message.of("tool", [ToolResultPart(id=call_id, result=turn.result)]),
-    ]
-    yield [
-        LLMRequest(request_id=second, provider=model[0], model=model[1]),
-        Message.of("assistant", turn.answer),
-        *_billed(second, model, tokens + 60, len(turn.answer) // 4, finish_reason="stop"),
-    ]
-
-
-def _billed(
-    request_id: str,
-    model: tuple[str, str, Decimal, Decimal],
-    tokens_in: int,
-    tokens_out: int,
-    finish_reason: str,
-) -> list[AnyRecord]:
-    provider, name, price_in, price_out = model
-    cost_in, cost_out = tokens_in * price_in / _MILLION, tokens_out * price_out / _MILLION
-    return [
-        LLMResponse(
-            request_id=request_id,
-            provider=provider,
-            model=name,
-            finish_reason=finish_reason,
-            response_time=0.4 + tokens_out / 80,
-        ),
-        TokenUsage(
-            request_id=request_id,
-            provider=provider,
-            model=name,
-            input_tokens=tokens_in,
-            output_tokens=tokens_out,
-            total_tokens=tokens_in + tokens_out,
-            source="provider",
-        ),
-        Cost(
-            request_id=request_id,
-            provider=provider,
-            model=name,
-            input_cost=cost_in,
-            output_cost=cost_out,
-            total_cost=cost_in + cost_out,
-            price_source="demo",
-        ),
-    ]
+def reply_to(request: dict[str, Any]) -> Reply:
+    """What the model on this machine answers: it asks for a tool, and then uses its result."""
+    messages = request["messages"]
+    asked = next(one["content"] for one in reversed(messages) if one["role"] == "user")
+    talk = _BY_QUESTION[asked]
+    if messages[-1]["role"] == "tool":
+        return Reply(talk.answer, chunk_size=16)
+    return Reply(tool_calls=[CallTool(talk.tool, talk.arguments)], chunk_size=32)

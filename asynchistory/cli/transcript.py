@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 import msgspec
+from msgspec.structs import replace
 
 from asynchistory.cli.output import (
     bold,
@@ -135,7 +136,14 @@ class _Transcript:
             records: list[StoredRecord] = [record]
             while self._goes_on(index := index + 1):
                 records.append(self._records[index])
-            facts = " · ".join(_EVENTS[type(one)](one) for one in records)
+            counted = any(isinstance(one, TokenUsage) for one in records)
+            facts = " · ".join(
+                _EVENTS[type(one)](
+                    # What the response says of its tokens, the other record says again.
+                    replace(one, usage=None) if counted and isinstance(one, LLMResponse) else one
+                )
+                for one in records
+            )
             seqs = f"#{record.seq}" + (f"–{records[-1].seq}" if len(records) > 1 else "")
             yield dim(f"  {seqs} {self._short(facts)}")
 
@@ -215,7 +223,11 @@ def _tokens(usage: Usage | TokenUsage) -> str:
         (usage.reasoning_tokens, "of them reasoning"),
         (usage.total_tokens, "in all"),
     ]
-    known = [f"{number:,} {what}" for number, what in counts if number is not None]
+    known = [
+        f"{number:,} {what}"
+        for number, what in counts
+        if number is not None and (number or not what.startswith("of them"))
+    ]
     return "tokens " + (", ".join(known) or "unknown")
 
 

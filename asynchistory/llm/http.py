@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import cache
 from urllib.parse import urlsplit
 
+import anyio
 import httpx
 
 from asynchistory.errors import ConfigurationError
@@ -26,6 +27,8 @@ TimeoutException = httpx.TimeoutException
 
 #: Answers take long, so many are under way at once; httpx's own 100 would queue them.
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+#: Seconds that a finished answer's end may take.
+_PATIENCE = 0.1
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -79,6 +82,16 @@ def http_client(timeout: float) -> httpx.AsyncClient:
     It holds nothing open itself, so it need not be closed.
     """
     return httpx.AsyncClient(transport=_transport, timeout=timeout, follow_redirects=False)
+
+
+async def read_on(chunks: AsyncIterator[bytes]) -> None:
+    """Read the end of an answer that is complete, so that its connection can be used again.
+
+    A server that does not send the end loses the connection, and nobody waits for it.
+    """
+    with anyio.move_on_after(_PATIENCE):
+        async for _ in chunks:
+            pass
 
 
 async def unwind(response: httpx.Response, chunks: AsyncIterator[bytes]) -> None:

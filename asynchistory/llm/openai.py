@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from asynchistory.codec import MAX_TOKENS
-from asynchistory.errors import LLMResponseError
+from asynchistory.errors import LLMAuthenticationError, LLMResponseError
 from asynchistory.formats import conversation_to_openai, from_openai
 from asynchistory.llm.http import (
     HTTPError,
@@ -25,6 +25,7 @@ from asynchistory.llm.http import (
     checked_url,
     http_client,
     post,
+    read_on,
     unwind,
 )
 from asynchistory.llm.key import ClientKey
@@ -116,7 +117,12 @@ class OpenAIClient(LLMClient):
 
     def _request(self, body: dict[str, Any]) -> Request:
         headers = {"content-type": "application/json"}
-        if secret := self._api_key():
+        if secret := (self._api_key() or "").strip():
+            if not (secret.isascii() and secret.isprintable()):
+                raise LLMAuthenticationError(
+                    "the API key has characters that no header can carry; set it again",
+                    provider=self.key.provider,
+                )
             headers["authorization"] = f"Bearer {secret}"
         return post(self._http, self._url, msgspec.json.encode(body), headers)
 
@@ -189,6 +195,9 @@ class _Answer:
                 async for chunk in chunks:
                     for piece in self._pieces(parser.feed(chunk)):
                         yield piece
+                    if self._done:
+                        await read_on(chunks)
+                        break
             except HTTPError:
                 if not self._done:  # after its last event, how a stream ends is no matter
                     raise

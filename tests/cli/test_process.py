@@ -7,11 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from asynchistory.cli.demo import what_is_wrong
+from tests.cli.conftest import Invoke
 from tests.cli.samples import conversation
 
 ROOT = Path(__file__).parents[2]
@@ -135,11 +138,21 @@ def test_the_demo(environment: dict[str, str], tmp_path: Path) -> None:
     figures, errors = demo(environment, "--db", tmp_path / "demo.db")
 
     assert errors == ""
+    assert [phase["name"] for phase in figures["phases"]] == ["asyncio", "trio", "threads"]
     assert [phase["conversations"] for phase in figures["phases"]] == [100, 100, 100]
-    assert figures["appends"] == sum(phase["appends"] for phase in figures["phases"]) > 3_000
+    assert [phase["requests"] for phase in figures["phases"]] == [200, 200, 200]
+    assert figures["appends"] == sum(phase["appends"] for phase in figures["phases"]) > 1_500
     assert figures["conversations"] == 308
-    assert figures["records"] >= 300 * 40 + figures["acknowledged"]
+    assert figures["records"] >= 300 * 12 + figures["acknowledged"]
     assert figures["cache_hits"] >= 300
+    assert figures["answers"] == 300
+    assert figures["http_requests"] == figures["llm_requests"] == 600
+    assert figures["tokens"] == figures["tokens_streamed"]
+    assert min(figures["tokens"].values()) > 1_000
+    assert sorted(figures["costs"]) == ["EUR", "USD"]
+    assert all(Decimal(cost) > 0 for cost in figures["costs"].values())
+    instances = figures["llm_instances"]
+    assert (instances["keys"], instances["created"], instances["per_key"]) == (3, 3, 1)
     assert figures["acknowledged"] >= 400
     assert figures["lost"] == 0
     assert figures["seconds"] < 20
@@ -167,6 +180,8 @@ def test_the_demo_again_over_one_database_and_in_words(
     assert "616" in done.stdout
     for words in ("asyncio", "trio", "plain threads", "SIGKILL", "a second", "Try next:"):
         assert words in done.stdout
+    for words in ("600 over HTTP, 600 recorded", "1 per key: 3 created", " EUR + ", "tokens"):
+        assert words in done.stdout
 
 
 def test_the_demo_without_db_leaves_its_database_in_a_folder_of_its_own(
@@ -182,3 +197,40 @@ def test_the_demo_needs_a_file(environment: dict[str, str]) -> None:
 
     assert done.returncode == 1
     assert "needs a database file" in done.stderr
+
+
+def test_the_demo_without_uvicorn_says_how_to_get_it(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, db: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+
+    assert "pip install 'asynchistory[demo]'" in invoke("demo", code=1).stderr
+    assert not db.exists()
+
+
+WELL: dict[str, Any] = {
+    "lost": 0,
+    "http_requests": 6,
+    "llm_requests": 6,
+    "tokens": {"input": 2, "output": 3},
+    "tokens_streamed": {"input": 2, "output": 3},
+    "llm_instances": {"keys": 3, "created": 3, "per_key": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, []),
+        ({"lost": 1}, ["lost"]),
+        ({"llm_requests": 5}, ["requests"]),
+        ({"tokens": {"input": 2, "output": 2}}, ["tokens"]),
+        ({"llm_instances": {"keys": 3, "created": 4, "per_key": 1}}, ["more than once"]),
+        ({"llm_instances": {"keys": 3, "created": 3, "per_key": 2}}, ["more than once"]),
+    ],
+)
+def test_the_demo_says_what_is_wrong(change: dict[str, Any], words: list[str]) -> None:
+    wrong = what_is_wrong({**WELL, **change})
+
+    assert len(wrong) == len(words)
+    assert all(word in problem for word, problem in zip(words, wrong, strict=True))
