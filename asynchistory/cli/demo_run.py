@@ -115,8 +115,8 @@ class Demo:
         self.history = history
         self.sync = sync
         self.server = server
-        self.factory = LLMFactory()
-        self.heard = Heard(defaultdict(list), [], defaultdict(list))
+        self.factory: LLMFactory = LLMFactory()
+        self.heard: Heard = Heard(defaultdict(list), [], defaultdict(list))
         #: Answers that are not in the history.
         self.lost = 0
         # The demo can be run again and again over one database.

@@ -27,7 +27,7 @@ TimeoutException = httpx.TimeoutException
 
 #: Answers take long, so many are under way at once; httpx's own 100 would queue them.
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-#: Seconds that a finished answer's end may take.
+#: Seconds that the end of an answer may take that nobody needs any more.
 _PATIENCE = 0.1
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -101,10 +101,11 @@ async def unwind(response: httpx.Response, chunks: AsyncIterator[bytes]) -> None
     the outermost leaves the others as they are, which trio warns of. Going on to
     read from the closed connection ends them all.
     """
-    await response.aclose()
-    with suppress(Exception):
-        async for _ in chunks:
-            pass
+    with anyio.move_on_after(_PATIENCE, shield=True):
+        await response.aclose()
+        with suppress(Exception):
+            async for _ in chunks:
+                pass
 
 
 class _Body(httpx.AsyncByteStream):
