@@ -118,7 +118,7 @@ class Demo:
         self.factory: LLMFactory = LLMFactory()
         self.heard: Heard = Heard(defaultdict(list), [], defaultdict(list))
         #: Answers that are not in the history.
-        self.lost = 0
+        self.lost: int = 0
         # The demo can be run again and again over one database.
         self.prefix: str = f"demo-{uuid4().hex[:6]}"
 
