@@ -199,7 +199,10 @@ class CostStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LLMStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Model calls. Times are in seconds, over the calls that report them; None if none does."""
+    """Model calls. Times are in seconds, over the calls that report them; None if none does.
+
+    A call that failed (``finish_reason`` is ``error``) is a request without a response.
+    """
 
     requests: int = 0
     responses: int = 0

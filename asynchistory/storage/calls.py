@@ -75,7 +75,8 @@ def _facts(record: LLMRequest | LLMResponse | TokenUsage | Cost, day: int) -> Ca
         return base._replace(requested=1)
     if isinstance(record, LLMResponse):
         return base._replace(
-            responded=1,
+            # A call that failed is recorded as a response that gives "error" for its end.
+            responded=int(record.finish_reason != "error"),
             finish_reason=record.finish_reason,
             response_us=_us(record.response_time),
             first_token_us=_us(record.time_to_first_token),
