@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+import signal
 from collections.abc import Iterator
 
 import hypothesis
 import pytest
+
+# A shell starts what it puts in the background with Ctrl-C ignored, and programs that the tests
+# start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("asynchistory", deadline=None)
 hypothesis.settings.load_profile("asynchistory")
