@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
@@ -16,11 +16,11 @@ from asynchistory.errors import (
     NotOpenError,
     SequenceConflictError,
 )
-from asynchistory.llm.factory import LLMFactory, default_factory
+from asynchistory.llm.factory import DEFAULT_TIMEOUT, LLMFactory, default_factory
 from asynchistory.llm.key import ApiKey
 from asynchistory.llm.port import LLMClient
 from asynchistory.manager import AsyncHistoryManager
-from asynchistory.records import AnyPart, Message
+from asynchistory.records import JSON, AnyPart, Message
 from asynchistory.runs import task_group
 from asynchistory.tools import Tool
 from asynchistory.turn import DoneEvent, Event, PriceOf, Setting, Turn
@@ -43,6 +43,7 @@ class Conversation:
         factory: where the LLM instance comes from; the process's own if left out.
         session_id: the session to go on with, or to make; a new one if left out.
         user_id: its owner.
+        options: further fields of each request to the model, such as ``{"seed": 1}``.
         prompt: the system prompt of a session that is new.
         tools: functions that the model may call, see :class:`Tool`.
         price: gives the price of tokens by provider and model.
@@ -61,6 +62,8 @@ class Conversation:
         temperature: float | None = None,
         base_url: str | None = None,
         api_key: ApiKey = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        options: Mapping[str, JSON] | None = None,
         prompt: str | None = None,
         tools: Iterable[Tool | Callable[..., Any]] = (),
         price: PriceOf | None = None,
@@ -73,7 +76,12 @@ class Conversation:
         self.session_id: str = uuid4().hex if session_id is None else session_id
         self.user_id: str | None = user_id
         self._temperature = temperature
-        self._endpoint: dict[str, Any] = {"base_url": base_url, "api_key": api_key}
+        self._endpoint: dict[str, Any] = {
+            "base_url": base_url,
+            "api_key": api_key,
+            "timeout": timeout,
+            **(options or {}),
+        }
         self._prompt = prompt
         made = [tool if isinstance(tool, Tool) else Tool(tool) for tool in tools]
         self._tools: dict[str, Tool] = {tool.spec.name: tool for tool in made}
