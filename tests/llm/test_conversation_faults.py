@@ -157,7 +157,7 @@ async def test_leaving_early_cancels_the_turn_and_the_next_one_works(until: type
 async def test_a_server_that_hangs_in_the_middle(before: int) -> None:
     register_provider(
         "impatient",
-        lambda config: OpenAIClient(config.key, api_key=config.api_key, timeout=0.1),
+        lambda config: OpenAIClient(config.key, api_key=config.api_key, timeout=2.0),
     )
     tools = [Reply(tool_calls=TWO)] * before
     with LoopbackLLM([*tools, Fault.hang(), Reply("fine")]) as server:

@@ -37,7 +37,7 @@ async def test_a_server_that_hangs_is_not_waited_for_longer_than_the_timeout() -
                 provider="openai",
                 model="m",
                 base_url=server.url,
-                timeout=0.2,
+                timeout=2.0,
             ) as conversation,
         ):
             with pytest.raises(LLMTimeoutError, match="longer timeout"):

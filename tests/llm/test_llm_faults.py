@@ -161,7 +161,7 @@ async def test_an_error_in_the_stream(after: int) -> None:
 @pytest.mark.anyio
 async def test_a_server_that_hangs(streamed: bool) -> None:
     with LoopbackLLM([Fault.hang(), Reply("fine")]) as server:
-        client = await connect(server.url, timeout=0.1)
+        client = await connect(server.url, timeout=2.0)
         error = await failure(client, streamed)
         assert type(error) is LLMTimeoutError
         assert (error.status, error.request_id) == (None, None)
@@ -176,7 +176,7 @@ async def test_a_server_that_hangs(streamed: bool) -> None:
 async def test_a_stream_that_stops_coming() -> None:
     gate = Gate()
     with LoopbackLLM([Reply(SAID, gate=gate, gate_after=2), Reply("fine")]) as server:
-        client = await connect(server.url, timeout=0.3)
+        client = await connect(server.url, timeout=2.0)
         error = await failure(client, True)
         assert type(error) is LLMTimeoutError
         assert (error.status, error.request_id) == (200, "req_1")
