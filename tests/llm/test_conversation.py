@@ -12,8 +12,6 @@ import pytest
 
 import asynchistory_compat
 from asynchistory import (
-    AsyncHistoryManager,
-    Conversation,
     DoneEvent,
     HistoryQuery,
     LLMFactory,
@@ -24,59 +22,9 @@ from asynchistory import (
     open_history,
 )
 from asynchistory.testing import CallTool, LoopbackLLM, Reply
+from tests.llm.talking import KEY, TWO, USAGE, double, kinds, stored, talk_to, turn, weather
 
 pytest.importorskip("uvicorn", reason="the loopback server runs on uvicorn")
-
-KEY = "sk-canary-0123456789"
-USAGE = {
-    "prompt_tokens": 1000,
-    "completion_tokens": 10,
-    "total_tokens": 1010,
-    "prompt_tokens_details": {"cached_tokens": 100},
-    "completion_tokens_details": {"reasoning_tokens": 4},
-}
-TWO = [CallTool("weather", {"city": "Oslo"}, id="a"), CallTool("double", {"number": 21}, id="b")]
-
-
-async def weather(city: str) -> str:
-    """How the weather is."""
-    return f"snow in {city}"
-
-
-def double(number: int) -> dict[str, int]:
-    """Twice the number."""
-    return {"result": 2 * number}
-
-
-def talk_to(
-    server: LoopbackLLM, history: AsyncHistoryManager, *tools: Any, **options: Any
-) -> Conversation:
-    options = {"session_id": "chat", "factory": LLMFactory(), "api_key": KEY, **options}
-    return Conversation(
-        history, provider="openai", model="m", base_url=server.url, tools=tools, **options
-    )
-
-
-async def turn(conversation: Conversation, text: str = "Go on.") -> list[Any]:
-    async with conversation.send(text) as events:
-        return [event async for event in events]
-
-
-async def stored(history: AsyncHistoryManager) -> list[Any]:
-    page = await history.query_history(HistoryQuery("chat", limit=10_000))
-    assert [record.seq for record in page] == list(range(1, len(page) + 1))
-    return list(page)
-
-
-def kinds(events: Sequence[Any]) -> list[str]:
-    """The kinds of events; pieces of text that follow each other are one."""
-    names = [type(event).__name__ for event in events]
-    return [
-        name
-        for place, name in enumerate(names)
-        if name != "TextDelta" or names[place - 1 : place] != ["TextDelta"]
-    ]
-
 
 # -- the same everywhere
 

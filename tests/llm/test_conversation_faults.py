@@ -9,13 +9,9 @@ import anyio
 import pytest
 
 from asynchistory import (
-    AsyncHistoryManager,
-    Conversation,
-    HistoryQuery,
     LLMAuthenticationError,
     LLMConnectionError,
     LLMError,
-    LLMFactory,
     LLMRateLimitError,
     LLMRequestError,
     LLMResponseError,
@@ -31,46 +27,9 @@ from asynchistory import (
 )
 from asynchistory.llm.openai import OpenAIClient
 from asynchistory.testing import CallTool, Fault, Gate, LoopbackLLM, Reply
+from tests.llm.talking import KEY, TWO, double, stored, talk_to, turn, weather
 
 pytest.importorskip("uvicorn", reason="the loopback server runs on uvicorn")
-
-KEY = "sk-canary-0123456789"
-TWO = [CallTool("weather", {"city": "Oslo"}, id="a"), CallTool("double", {"number": 21}, id="b")]
-
-
-async def weather(city: str) -> str:
-    """How the weather is."""
-    return f"snow in {city}"
-
-
-def double(number: int) -> dict[str, int]:
-    """Twice the number."""
-    return {"result": 2 * number}
-
-
-def talk_to(
-    server: LoopbackLLM, history: AsyncHistoryManager, *tools: Any, **options: Any
-) -> Conversation:
-    options = {
-        "provider": "openai",
-        "session_id": "chat",
-        "factory": LLMFactory(),
-        "api_key": KEY,
-        **options,
-    }
-    return Conversation(history, model="m", base_url=server.url, tools=tools, **options)
-
-
-async def turn(conversation: Conversation, text: str = "Go on.") -> list[Any]:
-    async with conversation.send(text) as events:
-        return [event async for event in events]
-
-
-async def stored(history: AsyncHistoryManager) -> list[Any]:
-    page = await history.query_history(HistoryQuery("chat", limit=10_000))
-    assert [record.seq for record in page] == list(range(1, len(page) + 1))
-    return list(page)
-
 
 HALF = Reply("Half of it", tool_calls=TWO, chunk_size=4)
 FAULTS: dict[str, tuple[Callable[[], Fault], type[LLMError]]] = {
