@@ -35,7 +35,7 @@ class Batch(NamedTuple):
     """Validated records of one append, as a store takes them.
 
     ``calls`` are the facts about model calls in these records (see
-    :mod:`asynchistory.storage.calls`), each with the index of its row.
+    :mod:`asynchistory.storage.calls`).
     ``digest`` is given with an idempotency key and stands for the content.
     """
 

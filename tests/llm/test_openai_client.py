@@ -10,21 +10,16 @@ import pytest
 
 from asynchistory import (
     ChatRequest,
-    Completion,
-    LLMClient,
-    LLMFactory,
-    Message,
     ReasoningDelta,
     TextDelta,
     ToolSpec,
     Usage,
 )
 from asynchistory.testing import CallTool, LoopbackLLM, Reply
+from tests.llm.asking import BOTH_WAYS, HI, KEY, ask, connect
 
 pytest.importorskip("uvicorn", reason="the loopback server runs on uvicorn")
 
-KEY = "sk-canary-of-these-tests"
-HI = ChatRequest(messages=(Message.of("system", "Be brief."), Message.of("user", "Hi, Zoë 🎈")))
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS = (
     ToolSpec(name="weather", description="How it is", parameters=CITY),
@@ -41,25 +36,6 @@ KNOWN = Usage(
     input_tokens=31, output_tokens=17, total_tokens=48, cached_tokens=8, reasoning_tokens=5
 )
 CALLS = [CallTool("weather", {"city": "Tromsø"}, id="a"), CallTool("time", {"zone": "UTC"}, id="b")]
-BOTH_WAYS = pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
-
-
-async def connect(url: str, **options: Any) -> LLMClient:
-    return await LLMFactory().get("openai", "m", **{"base_url": url, "api_key": KEY, **options})
-
-
-async def ask(
-    client: LLMClient, streamed: bool, request: ChatRequest = HI
-) -> tuple[Completion, list[Any]]:
-    """The whole answer, and the pieces before it."""
-    if not streamed:
-        return await client.complete(request), []
-    async with client.stream(request) as events:
-        *pieces, whole = [event async for event in events]
-    assert isinstance(whole, Completion)
-    return whole, pieces
-
-
 # -- answers
 
 

@@ -16,38 +16,14 @@ import pytest
 import trio
 
 from asynchistory import (
-    ChatRequest,
     ClientCreationError,
-    Completion,
-    LLMClient,
-    LLMFactory,
     LLMResponseError,
-    Message,
     TextDelta,
 )
 from asynchistory.testing import Gate, LoopbackLLM, Reply
+from tests.llm.asking import BOTH_WAYS, HI, ask, connect
 
 pytest.importorskip("uvicorn", reason="the loopback server runs on uvicorn")
-
-KEY = "sk-canary-of-these-tests"
-HI = ChatRequest(messages=(Message.of("user", "Hi!"),))
-BOTH_WAYS = pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
-
-
-async def connect(url: str, **options: Any) -> LLMClient:
-    return await LLMFactory().get("openai", "m", **{"base_url": url, "api_key": KEY, **options})
-
-
-async def ask(
-    client: LLMClient, streamed: bool, request: ChatRequest = HI
-) -> tuple[Completion, list[Any]]:
-    """The whole answer, and the pieces before it."""
-    if not streamed:
-        return await client.complete(request), []
-    async with client.stream(request) as events:
-        *pieces, whole = [event async for event in events]
-    assert isinstance(whole, Completion)
-    return whole, pieces
 
 
 @asynccontextmanager

@@ -1,0 +1,29 @@
+"""One client and one question, for the tests of clients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from asynchistory import ChatRequest, Completion, LLMClient, LLMFactory, Message
+
+KEY = "sk-canary-of-these-tests"
+HI = ChatRequest(messages=(Message.of("system", "Be brief."), Message.of("user", "Hi, Zoë 🎈")))
+BOTH_WAYS = pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+
+
+async def connect(url: str, **options: Any) -> LLMClient:
+    return await LLMFactory().get("openai", "m", **{"base_url": url, "api_key": KEY, **options})
+
+
+async def ask(
+    client: LLMClient, streamed: bool, request: ChatRequest = HI
+) -> tuple[Completion, list[Any]]:
+    """The whole answer, and the pieces before it."""
+    if not streamed:
+        return await client.complete(request), []
+    async with client.stream(request) as events:
+        *pieces, whole = [event async for event in events]
+    assert isinstance(whole, Completion)
+    return whole, pieces
