@@ -91,6 +91,7 @@ if TYPE_CHECKING:
     from asynchistory.manager import (
         AsyncHistoryManager as AsyncHistoryManager,
         StatisticsOptions as StatisticsOptions,
+        WriteOptions as WriteOptions,
     )
     from asynchistory.queries import (
         Amounts as Amounts,
@@ -106,9 +107,6 @@ if TYPE_CHECKING:
         StoreCounts as StoreCounts,
         TokenStatistics as TokenStatistics,
         Version as Version,
-    )
-    from asynchistory.recording import (
-        WriteOptions as WriteOptions,
     )
     from asynchistory.records import (
         JSON as JSON,
@@ -243,6 +241,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "manager": (
         "AsyncHistoryManager",
         "StatisticsOptions",
+        "WriteOptions",
     ),
     "queries": (
         "Amounts",
@@ -259,7 +258,6 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "TokenStatistics",
         "Version",
     ),
-    "recording": ("WriteOptions",),
     "records": (
         "AnyPart",
         "AnyRecord",
