@@ -101,11 +101,13 @@ if TYPE_CHECKING:
         HistoryPage as HistoryPage,
         HistoryQuery as HistoryQuery,
         LLMStatistics as LLMStatistics,
+        Removed as Removed,
         Session as Session,
         SessionPage as SessionPage,
         SessionSummary as SessionSummary,
         StoreCounts as StoreCounts,
         TokenStatistics as TokenStatistics,
+        Truncated as Truncated,
         Version as Version,
     )
     from asynchistory.records import (
@@ -251,11 +253,13 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "HistoryPage",
         "HistoryQuery",
         "LLMStatistics",
+        "Removed",
         "Session",
         "SessionPage",
         "SessionSummary",
         "StoreCounts",
         "TokenStatistics",
+        "Truncated",
         "Version",
     ),
     "records": (

@@ -8,7 +8,7 @@ from typing import get_args
 
 from asynchistory.errors import InvalidInputError, InvalidQueryError, InvalidSessionIdError
 from asynchistory.queries import MAX_PAGE, GroupBy, HistoryQuery, StatisticsQuery
-from asynchistory.records import RECORD_TYPE_NAMES
+from asynchistory.records import JSON, RECORD_TYPE_NAMES
 from asynchistory.storage.calls import day_number
 from asynchistory.storage.cursors import parse_cursor
 
@@ -40,10 +40,22 @@ def check_text_id(value: str | None, what: str) -> None:
         raise InvalidInputError(f"{what} {fault}")
 
 
-def check_expected_seq(expected: int | None) -> None:
-    """Raise unless this is a seq, 0 for an empty session, or None."""
-    if expected is not None and (type(expected) is not int or expected < 0):
-        raise InvalidInputError("expected_seq must be 0 or the seq of the newest record you know")
+def check_seq(value: int | None, what: str) -> None:
+    """Raise :class:`~asynchistory.InvalidInputError` unless this is a seq or epoch, 0, or None."""
+    if value is not None and (type(value) is not int or not 0 <= value < 2**63):
+        raise InvalidInputError(f"{what} must be 0 or the number of a record that you know of")
+
+
+def check_metadata_filter(metadata: dict[str, JSON] | None) -> None:
+    """Raise :class:`~asynchistory.InvalidQueryError` unless sessions can be found by this."""
+    plain = (str, int, float, bool, type(None))
+    if metadata is not None and not (
+        isinstance(metadata, dict)
+        and all(isinstance(name, str) and type(value) in plain for name, value in metadata.items())
+    ):
+        raise InvalidQueryError(
+            "a metadata filter maps names to the text, number, bool or None that they must have"
+        )
 
 
 def check_limit(value: int, what: str = "limit", most: int = MAX_PAGE) -> None:

@@ -136,6 +136,33 @@ class Appended(msgspec.Struct, frozen=True, kw_only=True):
     replayed: bool = False
 
 
+class Truncated(msgspec.Struct, frozen=True, kw_only=True):
+    """What a truncate or a pop left, and what it took.
+
+    Attributes:
+        session_id: the session.
+        epoch: its new epoch; the one it had if nothing was removed.
+        seq: its newest seq, 0 for none.
+        removed: how many records are gone.
+        records: those records, of ``pop`` only.
+        replayed: an earlier call with this idempotency key did it.
+    """
+
+    session_id: str
+    epoch: int
+    seq: int
+    removed: int
+    records: tuple[StoredRecord, ...] = ()
+    replayed: bool = False
+
+
+class Removed(msgspec.Struct, frozen=True, kw_only=True):
+    """Whole sessions that are gone, with their records, keys and statistics."""
+
+    sessions: int = 0
+    records: int = 0
+
+
 class SessionSummary(msgspec.Struct, frozen=True, kw_only=True):
     """A session and the number of its records by type, and of its messages by role."""
 

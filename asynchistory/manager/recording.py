@@ -58,7 +58,7 @@ class Recording(ABC):
         records: Sequence[AnyRecord],
         idempotency_key: str | None,
         expected_seq: int | None,
-    ) -> tuple[Appended, list[Row]]:
+    ) -> tuple[Appended, Sequence[Row]]:
         """Append records; returns where they stand, and their rows."""
 
     @abstractmethod

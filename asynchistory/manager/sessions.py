@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import uuid4
 
-from asynchistory.checks import check_limit, check_order, check_session_id, check_text_id
+from asynchistory.checks import (
+    check_limit,
+    check_metadata_filter,
+    check_order,
+    check_seq,
+    check_session_id,
+    check_text_id,
+)
 from asynchistory.codec import encode_json, to_microseconds
 from asynchistory.errors import InvalidRecordError, SessionNotFoundError
 from asynchistory.manager.base import Base
-from asynchistory.queries import Session, SessionPage
+from asynchistory.queries import Removed, Session, SessionPage
 from asynchistory.records import JSON
+from asynchistory.storage.port import Deleted, ForkPlan
+
+#: Sessions that one transaction deletes.
+_SOME = 100
 
 
 class Sessions(Base):
@@ -34,9 +46,7 @@ class Sessions(Base):
         """
         session_id = uuid4().hex if session_id is None else session_id
         check_session_id(session_id)
-        self._check_fields(user_id, title, metadata)
-        if expires_at is not None:
-            to_microseconds(expires_at)
+        self._check_fields(user_id, title, metadata, expires_at)
         return await self.storage.create_session(
             session_id,
             user_id=user_id,
@@ -62,6 +72,7 @@ class Sessions(Base):
         self,
         *,
         user_id: str | None = None,
+        metadata: dict[str, JSON] | None = None,
         order: Literal["updated", "created"] = "updated",
         limit: int = 100,
         after: str | None = None,
@@ -70,6 +81,8 @@ class Sessions(Base):
 
         Args:
             user_id: only those of this user.
+            metadata: only those whose metadata has these names with these
+                values: text, numbers, bools or None.
             order: ``updated``: the last written first; ``created``: the first made first.
             limit: at most this many.
             after: the page's ``next`` to go on with.
@@ -77,8 +90,9 @@ class Sessions(Base):
         check_text_id(user_id, "a user id")
         check_limit(limit)
         check_order(order)
+        check_metadata_filter(metadata)
         return await self.storage.list_sessions(
-            user_id=user_id, order=order, limit=limit, after=after
+            user_id=user_id, metadata=metadata, order=order, limit=limit, after=after
         )
 
     async def update_session(
@@ -88,16 +102,17 @@ class Sessions(Base):
         title: str | None = None,
         metadata: dict[str, JSON] | None = None,
         user_id: str | None = None,
+        expires_at: datetime | None = None,
     ) -> Session:
-        """Change a session's title, metadata (as a whole) or owner; None leaves it.
+        """Change a session's title, metadata (as a whole), owner or expiry; None leaves it.
 
         Raises:
             SessionNotFoundError: there is no such session.
         """
         check_session_id(session_id)
-        self._check_fields(user_id, title, metadata)
+        self._check_fields(user_id, title, metadata, expires_at)
         return await self.storage.update_session(
-            session_id, title=title, metadata=metadata, user_id=user_id
+            session_id, title=title, metadata=metadata, user_id=user_id, expires_at=expires_at
         )
 
     async def delete_session(self, session_id: str) -> bool:
@@ -108,9 +123,100 @@ class Sessions(Base):
         finally:
             self.cache.drop(session_id)
 
+    async def fork(
+        self,
+        session_id: str,
+        new_id: str | None = None,
+        *,
+        at_seq: int | None = None,
+        epoch: int | None = None,
+        user_id: str | None = None,
+        title: str | None = None,
+        metadata: dict[str, JSON] | None = None,
+        expires_at: datetime | None = None,
+    ) -> Session:
+        """A new session that begins with the first records of another.
+
+        Within one owner the records are shared, so that it takes the same time
+        however many they are; another owner gets a copy. What is written to one
+        of the two never changes the other. Statistics count each session's own
+        records, those after ``fork_seq``.
+
+        Args:
+            session_id: the session to begin with.
+            new_id: the new one's id; it gets one if left out.
+            at_seq: the last record to share; None for all, 0 for none.
+            epoch: refuse unless this is the session's epoch, to which ``at_seq`` belongs.
+            user_id: the new one's owner; its parent's if None.
+            title: its title; its parent's if None.
+            metadata: its metadata; its parent's if None.
+            expires_at: when it may be pruned.
+
+        Raises:
+            SessionNotFoundError: there is no such session.
+            SessionExistsError: the new id is taken.
+            InvalidQueryError: ``at_seq`` is past its newest record.
+            EpochChangedError: it was rewritten since; ``epoch`` is not its epoch.
+        """
+        new_id = uuid4().hex if new_id is None else new_id
+        for name in (session_id, new_id):
+            check_session_id(name)
+        check_seq(at_seq, "at_seq")
+        check_seq(epoch, "epoch")
+        self._check_fields(user_id, title, metadata, expires_at)
+        return await self.storage.fork(
+            ForkPlan(session_id, new_id, at_seq, epoch, user_id, title, metadata, expires_at)
+        )
+
+    async def prune(self, older_than: datetime | timedelta | None = None) -> Removed:
+        """Delete the sessions that are expired, and those last written before ``older_than``.
+
+        A timedelta is counted back from now. It works in small transactions, so that
+        writes go on meanwhile; cancelled, it has deleted some.
+        """
+        if isinstance(older_than, timedelta):
+            older_than = datetime.now(UTC) - older_than
+        if older_than is not None:
+            to_microseconds(older_than)
+
+        async def some() -> list[Deleted]:
+            return await self.storage.prune(
+                now=datetime.now(UTC), older_than=older_than, most=_SOME
+            )
+
+        return await self._remove(some)
+
+    async def erase_user(self, user_id: str) -> Removed:
+        """Delete all sessions of a user, and what is left of them in the store's files.
+
+        Records, keys, statistics, cache and search index go too. Backups and exports
+        are not touched. Forks that belong to other users keep their records. Cancelled,
+        or stopped by an error, it has deleted some; call it again.
+
+        Raises:
+            BusyError: readers of another process keep the residue from being removed.
+        """
+        check_text_id(user_id, "a user id")
+        return await self._remove(lambda: self.storage.erase_user(user_id, most=_SOME))
+
+    async def _remove(self, some: Callable[[], Awaitable[list[Deleted]]]) -> Removed:
+        sessions = records = 0
+        while deleted := await some():
+            for session_id, count in deleted:
+                self.cache.drop(session_id)
+                sessions += 1
+                records += count
+        return Removed(sessions=sessions, records=records)
+
     def _check_fields(
-        self, user_id: str | None, title: str | None, metadata: dict[str, JSON] | None
+        self,
+        user_id: str | None,
+        title: str | None,
+        metadata: dict[str, JSON] | None,
+        expires_at: datetime | None,
     ) -> None:
+        if expires_at is not None:
+            to_microseconds(expires_at)
         check_text_id(user_id, "a user id")
         encode_json([title, metadata], "a session's title and metadata")
         if not isinstance(title, (str, type(None))) or not isinstance(metadata, (dict, type(None))):

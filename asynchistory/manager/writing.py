@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from asynchistory.checks import check_expected_seq, check_session_id, check_text_id
+from asynchistory.checks import check_limit, check_seq, check_session_id, check_text_id
 from asynchistory.codec import Row, digest, encode_record, row_record
 from asynchistory.errors import ConflictError, InvalidRecordError
 from asynchistory.manager.base import Base
 from asynchistory.manager.recording import Recording
-from asynchistory.queries import Appended, HistoryQuery, Version
+from asynchistory.queries import Appended, HistoryQuery, Truncated, Version
 from asynchistory.records import AnyRecord, StoredRecord
 from asynchistory.storage.calls import call_facts
-from asynchistory.storage.port import Batch
+from asynchistory.storage.port import Batch, Cut
 
 
 class Writing(Base, Recording):
@@ -46,27 +46,112 @@ class Writing(Base, Recording):
         appended, _ = await self._store(session_id, records, idempotency_key, expected_seq)
         return appended
 
+    async def replace(
+        self,
+        session_id: str,
+        *records: AnyRecord,
+        idempotency_key: str | None = None,
+        expected_seq: int | None = None,
+    ) -> Appended:
+        """Put records, or none, in the place of all that a session has.
+
+        All of it happens or nothing, with the same promises as :meth:`append`. The
+        session begins a new epoch: cursors made before it raise
+        :class:`EpochChangedError`. Forks keep what they share.
+
+        Raises:
+            InvalidRecordError: a record is malformed; nothing is changed.
+            IdempotencyMismatchError: the key was used for something else.
+            SequenceConflictError: ``expected_seq`` did not hold.
+            StorageError: the store failed.
+        """
+        batch = self._batch("replace", session_id, records, idempotency_key, expected_seq)
+        try:
+            return await self.storage.replace(batch)
+        finally:
+            self.cache.drop(session_id)
+
+    async def truncate(
+        self,
+        session_id: str,
+        to_seq: int,
+        *,
+        epoch: int | None = None,
+        idempotency_key: str | None = None,
+        expected_seq: int | None = None,
+    ) -> Truncated:
+        """Keep a session's first ``to_seq`` records and remove those after.
+
+        If any are removed, the session begins a new epoch. Forks keep what they
+        share. Statistics are those of the records that are left.
+
+        Args:
+            session_id: the session.
+            to_seq: the newest record that stays; 0 for none.
+            epoch: refuse unless this is the session's epoch, to which ``to_seq`` belongs.
+            idempotency_key: see :meth:`append`.
+            expected_seq: refuse unless this is the session's newest seq.
+
+        Raises:
+            SessionNotFoundError: there is no such session.
+            EpochChangedError: it was rewritten since; ``epoch`` is not its epoch.
+            IdempotencyMismatchError: the key was used for something else.
+            SequenceConflictError: ``expected_seq`` did not hold.
+            StorageError: the store failed.
+        """
+        check_seq(to_seq, "to_seq")
+        check_seq(epoch, "epoch")
+        return await self._cut(
+            Cut(session_id, to_seq=to_seq, epoch=epoch, expected_seq=expected_seq), idempotency_key
+        )
+
+    async def pop(
+        self,
+        session_id: str,
+        count: int = 1,
+        *,
+        idempotency_key: str | None = None,
+        expected_seq: int | None = None,
+    ) -> Truncated:
+        """Remove the newest ``count`` records, or as many as there are, and hand them out.
+
+        They are the ``records`` of the answer, oldest first; tried again with
+        the same key it answers the same and removes nothing more.
+
+        Raises:
+            SessionNotFoundError: there is no such session.
+            IdempotencyMismatchError: the key was used for something else.
+            SequenceConflictError: ``expected_seq`` did not hold.
+            StorageError: the store failed.
+        """
+        check_limit(count, "count")
+        return await self._cut(
+            Cut(session_id, newest=count, keep=True, expected_seq=expected_seq), idempotency_key
+        )
+
+    async def _cut(self, cut: Cut, key: str | None) -> Truncated:
+        check_session_id(cut.session_id)
+        check_text_id(key, "an idempotency key")
+        check_seq(cut.expected_seq, "expected_seq")
+        if key is not None:
+            content = digest(f"cut {cut.to_seq} {cut.newest}", ())
+            cut = cut._replace(idempotency_key=key, digest=content)
+        try:
+            return await self.storage.truncate(cut)
+        finally:
+            self.cache.drop(cut.session_id)
+
     async def _store(
         self,
         session_id: str,
         records: Sequence[AnyRecord],
         idempotency_key: str | None,
         expected_seq: int | None,
-    ) -> tuple[Appended, list[Row]]:
-        check_session_id(session_id)
-        check_text_id(idempotency_key, "an idempotency key")
-        check_expected_seq(expected_seq)
+    ) -> tuple[Appended, Sequence[Row]]:
         if not records:
             raise InvalidRecordError("append needs at least one record")
-        rows = [encode_record(record) for record in records]
-        batch = Batch(
-            session_id,
-            rows,
-            call_facts(records, rows),
-            idempotency_key,
-            b"" if idempotency_key is None else digest("append", rows),
-            expected_seq,
-        )
+        batch = self._batch("append", session_id, records, idempotency_key, expected_seq)
+        rows = batch.rows
         try:
             appended = await self.storage.append(batch)
         except ConflictError:
@@ -85,6 +170,22 @@ class Writing(Base, Recording):
                 ],
             )
         return appended, rows
+
+    def _batch(
+        self,
+        operation: str,
+        session_id: str,
+        records: Sequence[AnyRecord],
+        idempotency_key: str | None,
+        expected_seq: int | None,
+    ) -> Batch:
+        check_session_id(session_id)
+        check_text_id(idempotency_key, "an idempotency key")
+        check_seq(expected_seq, "expected_seq")
+        rows = [encode_record(record) for record in records]
+        content = b"" if idempotency_key is None else digest(operation, rows)
+        calls = call_facts(records, rows)
+        return Batch(session_id, rows, calls, idempotency_key, content, expected_seq)
 
     async def _at(self, session_id: str, appended: Appended) -> StoredRecord | None:
         """The record that an earlier call stored, if it is still there."""

@@ -13,11 +13,12 @@ is counted twice:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import date
 from typing import Any, NamedTuple
 
-from asynchistory.codec import Row, to_units
+from asynchistory.codec import TYPE_CODES, Row, decode_body, to_units
 from asynchistory.errors import InvalidQueryError
 from asynchistory.records import Cost, LLMRequest, LLMResponse, Record, TokenUsage, Usage
 
@@ -33,6 +34,12 @@ USAGE_FIELDS = (
     "reasoning_tokens",
 )
 PRICE_FIELDS = ("currency", "input_cost", "output_cost", "total_cost")
+
+
+#: The codes of the record types that describe calls.
+CALL_TYPES = frozenset(
+    TYPE_CODES[cls.record_type] for cls in (LLMRequest, LLMResponse, TokenUsage, Cost)
+)
 
 
 class CallFacts(NamedTuple):
@@ -67,6 +74,24 @@ def call_facts(records: Sequence[Record], rows: Sequence[Row]) -> tuple[CallFact
         for record, row in zip(records, rows, strict=True)
         if isinstance(record, (LLMRequest, LLMResponse, TokenUsage, Cost))
     )
+
+
+def calls_in(stored: Iterable[tuple[int, int, bytes | str]]) -> dict[str, CallFacts]:
+    """The calls that stored records (type, timestamp, body) describe, by request id.
+
+    Damaged records, which say nothing that can be trusted, are passed over.
+    """
+    calls: dict[str, CallFacts] = {}
+    for code, timestamp, body in stored:
+        if code not in CALL_TYPES:
+            continue
+        with suppress(ValueError, RecursionError):
+            record = decode_body(body)
+            assert isinstance(record, (LLMRequest, LLMResponse, TokenUsage, Cost))
+            facts = _facts(record, timestamp // _DAY_US)
+            known = calls.get(facts.request)
+            calls[facts.request] = facts if known is None else merge(known, facts)
+    return calls
 
 
 def _facts(record: LLMRequest | LLMResponse | TokenUsage | Cost, day: int) -> CallFacts:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
+from asynchistory.errors import InvalidQueryError
 from asynchistory.queries import (
     Appended,
     CostStatistics,
@@ -20,6 +21,7 @@ from asynchistory.queries import (
     StoreCounts,
     Tail,
     TokenStatistics,
+    Truncated,
     Version,
 )
 from asynchistory.records import JSON, StoredRecord
@@ -45,6 +47,88 @@ class Batch(NamedTuple):
     idempotency_key: str | None = None
     digest: bytes = b""
     expected_seq: int | None = None
+
+
+class Cut(NamedTuple):
+    """Which records to take off the end of a session.
+
+    One of ``to_seq`` (the last that stays) and ``newest`` (how many go) is given.
+    ``keep``: hand out what was removed. ``epoch``: refuse unless it is the session's.
+    """
+
+    session_id: str
+    to_seq: int | None = None
+    newest: int | None = None
+    keep: bool = False
+    epoch: int | None = None
+    idempotency_key: str | None = None
+    digest: bytes = b""
+    expected_seq: int | None = None
+
+
+class ForkPlan(NamedTuple):
+    """A session to be made from the first records of another.
+
+    ``at_seq`` None is all of them. ``user_id`` None is the parent's owner.
+    """
+
+    session_id: str
+    new_id: str
+    at_seq: int | None
+    epoch: int | None
+    user_id: str | None
+    title: str | None
+    metadata: dict[str, JSON] | None
+    expires_at: datetime | None
+
+
+class Key(NamedTuple):
+    """An idempotency key and the answer that it stands for."""
+
+    key: str
+    digest: bytes
+    epoch: int
+    first_seq: int
+    last_seq: int
+    removed: bytes | None = None
+
+
+class Deleted(NamedTuple):
+    """A session that was deleted, and how many records it held itself."""
+
+    session_id: str
+    records: int
+
+
+def answer_of(batch: Batch, epoch: int, first: int) -> Appended:
+    """Where the batch stands."""
+    return Appended(
+        session_id=batch.session_id,
+        epoch=epoch,
+        first_seq=first,
+        last_seq=first + len(batch.rows) - 1,
+    )
+
+
+def stays(cut: Cut, seq: int) -> int:
+    """How many of ``seq`` records the cut leaves."""
+    left = seq - cut.newest if cut.newest is not None else cut.to_seq or 0
+    return min(max(left, 0), seq)
+
+
+def fork_seq(plan: ForkPlan, seq: int) -> int:
+    """How many of the parent's ``seq`` records the fork begins with.
+
+    Raises:
+        InvalidQueryError: it asks for more.
+    """
+    if plan.at_seq is None:
+        return seq
+    if plan.at_seq > seq:
+        raise InvalidQueryError(
+            f"session {plan.session_id!r} stands at seq {seq}; fork it there or before"
+        )
+    return plan.at_seq
 
 
 class Storage(ABC):
@@ -103,6 +187,25 @@ class Storage(ABC):
         """
 
     @abstractmethod
+    async def replace(self, batch: Batch) -> Appended:
+        """Put a batch, which may be empty, in the place of all records of a session.
+
+        The session, created if it is missing, begins a new epoch. Atomic and
+        durable as :meth:`append` is, and raises the same.
+        """
+
+    @abstractmethod
+    async def truncate(self, cut: Cut) -> Truncated:
+        """Take records off the end of a session, which begins a new epoch if any go.
+
+        Raises:
+            SessionNotFoundError: there is no such session.
+            EpochChangedError: ``epoch`` is not the session's.
+            IdempotencyMismatchError: the key was used for something else.
+            SequenceConflictError: ``expected_seq`` is not the newest seq.
+        """
+
+    @abstractmethod
     async def version(self, session_id: str) -> Version | None:
         """Where the session stands, None if there is none. Cheap, and always current."""
 
@@ -154,11 +257,14 @@ class Storage(ABC):
         self,
         *,
         user_id: str | None,
+        metadata: dict[str, JSON] | None,
         order: Literal["updated", "created"],
         limit: int,
         after: str | None,
     ) -> SessionPage:
         """Sessions, those of ``user_id`` if given; ``after`` is a page's ``next``.
+
+        ``metadata``: only those whose metadata has these names with these values.
 
         ``updated``: the last written first. ``created``: the first made first.
         """
@@ -171,6 +277,7 @@ class Storage(ABC):
         title: str | None,
         metadata: dict[str, JSON] | None,
         user_id: str | None,
+        expires_at: datetime | None,
     ) -> Session:
         """Change what is not None; returns the session as it is then.
 
@@ -181,6 +288,40 @@ class Storage(ABC):
     @abstractmethod
     async def delete_session(self, session_id: str) -> bool:
         """Delete a session with its records, keys and statistics; False if there is none."""
+
+    @abstractmethod
+    async def fork(self, plan: ForkPlan) -> Session:
+        """Make a session of the first records of another, and return it.
+
+        Within one owner they are shared: it takes constant time. Later changes
+        to either session do not alter the other.
+
+        Raises:
+            SessionNotFoundError: there is no such parent.
+            SessionExistsError: the new id is taken.
+            InvalidQueryError: ``at_seq`` is past the parent's newest record.
+            EpochChangedError: ``epoch`` is not the parent's.
+        """
+
+    @abstractmethod
+    async def prune(
+        self, *, now: datetime, older_than: datetime | None, most: int
+    ) -> list[Deleted]:
+        """Delete up to ``most`` sessions that are expired or last written before ``older_than``.
+
+        In one transaction; [] when there are none left.
+        """
+
+    @abstractmethod
+    async def erase_user(self, user_id: str, *, most: int) -> list[Deleted]:
+        """Delete up to ``most`` sessions of a user; [] when there are none left.
+
+        The last call (that returns []) also removes what is left of the
+        deleted content in the store's files.
+
+        Raises:
+            BusyError: readers elsewhere keep the residue from being removed; try again.
+        """
 
     # -- counting
 

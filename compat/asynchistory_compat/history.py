@@ -66,6 +66,9 @@ class HistoryManager:
         self._generation: int | None = None
 
     append: Final = mirror(AsyncHistoryManager.append)
+    replace: Final = mirror(AsyncHistoryManager.replace)
+    truncate: Final = mirror(AsyncHistoryManager.truncate)
+    pop: Final = mirror(AsyncHistoryManager.pop)
     record_message: Final = mirror(AsyncHistoryManager.record_message)
     record_tool_call: Final = mirror(AsyncHistoryManager.record_tool_call)
     record_llm_request: Final = mirror(AsyncHistoryManager.record_llm_request)
@@ -80,6 +83,9 @@ class HistoryManager:
     list_sessions: Final = mirror(AsyncHistoryManager.list_sessions)
     update_session: Final = mirror(AsyncHistoryManager.update_session)
     delete_session: Final = mirror(AsyncHistoryManager.delete_session)
+    fork: Final = mirror(AsyncHistoryManager.fork)
+    prune: Final = mirror(AsyncHistoryManager.prune)
+    erase_user: Final = mirror(AsyncHistoryManager.erase_user)
     get_session_summary: Final = mirror(AsyncHistoryManager.get_session_summary)
     count: Final = mirror(AsyncHistoryManager.count)
     get_token_statistics: Final = mirror(AsyncHistoryManager.get_token_statistics)

@@ -27,6 +27,7 @@ from asynchistory import (
     SQLiteStorage,
     StorageUnavailableError,
 )
+from asynchistory.storage.sqlite.migrations import SCHEMA_VERSION
 
 pytestmark = pytest.mark.anyio
 
@@ -147,7 +148,7 @@ async def test_a_newer_schema_is_refused_and_not_touched(ours: Path) -> None:
         async with AsyncHistoryManager(SQLiteStorage(ours)):
             pytest.fail("it was opened")
 
-    assert (caught.value.found, caught.value.supported) == (99, 1)
+    assert (caught.value.found, caught.value.supported) == (99, SCHEMA_VERSION)
     assert contents(ours.parent) == before
 
 

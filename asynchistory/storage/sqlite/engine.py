@@ -231,7 +231,7 @@ class Engine:
     def _transact(self, db: apsw.Connection, jobs: list[_Job]) -> BaseException | None:
         """Do the jobs and commit. A returned error means that nothing of them is stored."""
         try:
-            group = WriteGroup(db)
+            group = WriteGroup(db, {})
             for job in jobs:
                 job.error = None
                 try:

@@ -19,13 +19,12 @@ from asynchistory.queries import (
     Tail,
     Version,
 )
-from asynchistory.records import StoredRecord
+from asynchistory.records import JSON, StoredRecord
 from asynchistory.storage.cursors import make_cursor, parse_cursor, seq_of
+from asynchistory.storage.sqlite.segments import COLUMNS, Segment, segments, select_records
 from asynchistory.storage.sqlite.sql import rows, scalar
 from asynchistory.storage.text import matches
 
-#: Bytes, not text: damaged UTF-8 must not fail the whole read.
-_COLUMNS = "r.seq, r.type, r.ts, r.id, CAST(r.body AS BLOB), r.crc"
 _VALID = "CASE WHEN json_valid(r.body) THEN r.body END"
 _SESSION = (
     "SELECT s.id, s.user_id, s.title, s.metadata, s.created, s.updated, s.seq, s.epoch, "
@@ -44,12 +43,9 @@ def tail(db: apsw.Connection, session_id: str, limit: int) -> Tail | None:
     if found is None:
         return None
     sid, epoch, seq = found
-    found_rows = rows(
-        db,
-        f"SELECT {_COLUMNS} FROM records r WHERE r.sid = ? AND r.seq > ? ORDER BY r.seq",
-        (sid, seq - limit),
-    )
-    return Tail(Version(epoch, seq), tuple(decode_row(session_id, row) for row in found_rows))
+    places = segments(db, sid, max(0, seq - limit), seq)
+    records = tuple(decode_row(session_id, row) for row in select_records(db, places))
+    return Tail(Version(epoch, seq), records)
 
 
 def page(db: apsw.Connection, query: HistoryQuery) -> HistoryPage:
@@ -57,21 +53,23 @@ def page(db: apsw.Connection, query: HistoryQuery) -> HistoryPage:
     found = _place(db, query.session_id)
     if found is None:
         raise SessionNotFoundError(query.session_id)
-    sid, epoch, _seq = found
-    where, values = _filters(query, sid)
-    total = None
-    if query.with_total:
-        total = scalar(db, f"SELECT count(*) FROM records r WHERE {where}", values)
+    sid, epoch, seq = found
+    where, values = _filters(query)
+    total = _total(db, segments(db, sid, 0, seq), where, values) if query.with_total else None
+    low, high = 0, seq
+    if query.after is not None:
+        low = seq_of(query.after, query.session_id, epoch)
+    if query.before is not None:
+        high = min(high, seq_of(query.before, query.session_id, epoch) - 1)
     backwards = query.newest or query.before is not None
-    for cursor, sign in ((query.after, ">"), (query.before, "<")):
-        if cursor is not None:
-            where += f" AND r.seq {sign} ?"
-            values.append(seq_of(cursor, query.session_id, epoch))
-    page_rows = rows(
+    page_rows = select_records(
         db,
-        f"SELECT {_COLUMNS} FROM records r WHERE {where} "
-        f"ORDER BY r.seq {'DESC' if backwards else 'ASC'} LIMIT ? OFFSET ?",
-        (*values, query.limit + 1, query.offset),
+        segments(db, sid, low, high),
+        where=where,
+        values=values,
+        backwards=backwards,
+        limit=query.limit + 1,
+        offset=query.offset,
     )
     more = len(page_rows) > query.limit
     del page_rows[query.limit :]
@@ -82,8 +80,22 @@ def page(db: apsw.Connection, query: HistoryQuery) -> HistoryPage:
     return HistoryPage(records=records, total=total, next=cursor)
 
 
-def _filters(query: HistoryQuery, sid: int) -> tuple[str, list[Any]]:
-    where, values = ["r.sid = ?"], list[Any]([sid])
+def _total(db: apsw.Connection, places: list[Segment], where: str, values: list[Any]) -> int:
+    inside, bounds = _inside(places)
+    sql = f"SELECT count(*) FROM records r WHERE {inside} AND {where}"
+    total: int = scalar(db, sql, (*bounds, *values))
+    return total
+
+
+def _inside(places: list[Segment]) -> tuple[str, list[int]]:
+    """The condition of records in these segments, and its values."""
+    one = "(r.sid = ? AND r.seq > ? AND r.seq <= ?)"
+    values = [value for place in places for value in place]
+    return f"({' OR '.join([one] * len(places)) or 'false'})", values
+
+
+def _filters(query: HistoryQuery) -> tuple[str, list[Any]]:
+    where, values = ["true"], list[Any]()
     if query.start_time is not None:
         where.append("r.ts >= ?")
         values.append(to_microseconds(query.start_time))
@@ -111,7 +123,7 @@ def search(
             values.append(value)
     # Row by row, so that the search ends with the last hit that is wanted.
     newest_first = db.execute(
-        f"SELECT s.id, {_COLUMNS} FROM records r JOIN sessions s USING(sid) "
+        f"SELECT s.id, {COLUMNS} FROM records r JOIN sessions s USING(sid) "
         f"WHERE {' AND '.join(where)} ORDER BY r.rowid DESC",
         values,
     )
@@ -134,7 +146,12 @@ def session_by_id(db: apsw.Connection, session_id: str) -> Session | None:
 
 
 def sessions(
-    db: apsw.Connection, user_id: str | None, order: str, limit: int, after: str | None
+    db: apsw.Connection,
+    user_id: str | None,
+    metadata: dict[str, JSON] | None,
+    order: str,
+    limit: int,
+    after: str | None,
 ) -> SessionPage:
     """See :meth:`asynchistory.storage.port.Storage.list_sessions`."""
     column, sign, direction = (
@@ -144,6 +161,13 @@ def sessions(
     if user_id is not None:
         where.append("s.user_id = ?")
         values.append(user_id)
+    for name, value in (metadata or {}).items():
+        # Through json_each: a name may hold what a path expression takes for its own.
+        where.append(
+            "EXISTS(SELECT 1 FROM json_each(s.metadata) m WHERE m.key = ? AND m.value IS ? "
+            "AND (m.type IN ('true', 'false')) = ?)"
+        )
+        values += [name, value, isinstance(value, bool)]
     if after is not None:
         where.append(f"({column}, s.sid) {sign} (?, ?)")
         values += parse_cursor(after)
@@ -166,7 +190,8 @@ def summary(db: apsw.Connection, session_id: str) -> SessionSummary | None:
     found = _place(db, session_id)
     if session is None or found is None:
         return None
-    return SessionSummary(session=session, **_count(db, "r.sid = ?", (found[0],)))
+    inside, values = _inside(segments(db, found[0], 0, found[2]))
+    return SessionSummary(session=session, **_count(db, inside, tuple(values)))
 
 
 def counts(db: apsw.Connection) -> StoreCounts:

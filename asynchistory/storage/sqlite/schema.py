@@ -15,85 +15,12 @@ from asynchistory.errors import (
     NewerSchemaError,
     StorageUnavailableError,
 )
+from asynchistory.storage.sqlite.migrations import MIGRATIONS, SCHEMA_VERSION
 
 #: "AHIS": what SQLite keeps in the file's header to tell whose it is.
 APPLICATION_ID = 0x41484953
 
 _CHECK = "check that the file and its folder can be read and written"
-
-_V1 = """
-CREATE TABLE counters(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-INSERT INTO counters VALUES('epoch', 0);
-
-CREATE TABLE sessions(
-    sid INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    user_id TEXT,
-    title TEXT,
-    metadata TEXT NOT NULL DEFAULT '{}',
-    created INTEGER NOT NULL,
-    updated INTEGER NOT NULL,
-    expires INTEGER,
-    epoch INTEGER NOT NULL,
-    seq INTEGER NOT NULL DEFAULT 0,
-    forked_from INTEGER,
-    fork_seq INTEGER NOT NULL DEFAULT 0
-);
-CREATE INDEX sessions_user ON sessions(user_id) WHERE user_id IS NOT NULL;
-
--- A rowid with a unique index beside it writes less than a table clustered by (sid, seq).
-CREATE TABLE records(
-    rowid INTEGER PRIMARY KEY,
-    sid INTEGER NOT NULL,
-    seq INTEGER NOT NULL,
-    type INTEGER NOT NULL,
-    ts INTEGER NOT NULL,
-    id BLOB NOT NULL,
-    body TEXT NOT NULL,
-    crc INTEGER NOT NULL
-);
-CREATE UNIQUE INDEX records_seq ON records(sid, seq);
-
-CREATE TABLE idempotency(
-    sid INTEGER NOT NULL,
-    key TEXT NOT NULL,
-    digest BLOB NOT NULL,
-    epoch INTEGER NOT NULL,
-    first_seq INTEGER NOT NULL,
-    last_seq INTEGER NOT NULL,
-    PRIMARY KEY(sid, key)
-) WITHOUT ROWID;
-
--- One row a model call, merged from the records that describe it.
-CREATE TABLE calls(
-    sid INTEGER NOT NULL,
-    request TEXT NOT NULL,
-    provider TEXT NOT NULL,
-    model TEXT NOT NULL,
-    day INTEGER NOT NULL,
-    requested INTEGER NOT NULL,
-    responded INTEGER NOT NULL,
-    finish_reason TEXT,
-    response_us INTEGER,
-    first_token_us INTEGER,
-    usage_rank INTEGER NOT NULL,
-    input_tokens INTEGER,
-    output_tokens INTEGER,
-    total_tokens INTEGER,
-    cached_tokens INTEGER,
-    reasoning_tokens INTEGER,
-    priced INTEGER NOT NULL,
-    currency TEXT,
-    input_cost INTEGER,
-    output_cost INTEGER,
-    total_cost INTEGER,
-    PRIMARY KEY(sid, request)
-) WITHOUT ROWID;
-"""
-
-#: The step at index n leads from schema n to schema n + 1.
-MIGRATIONS: tuple[str, ...] = (_V1,)
-SCHEMA_VERSION = len(MIGRATIONS)
 
 
 def create_file(path: Path) -> None:

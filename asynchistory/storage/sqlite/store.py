@@ -25,12 +25,14 @@ from asynchistory.queries import (
     StoreCounts,
     Tail,
     TokenStatistics,
+    Truncated,
     Version,
 )
 from asynchistory.records import JSON, StoredRecord
-from asynchistory.storage.port import Batch, Storage
-from asynchistory.storage.sqlite import reads, statistics
+from asynchistory.storage.port import Batch, Cut, Deleted, ForkPlan, Storage
+from asynchistory.storage.sqlite import changes, reads, statistics
 from asynchistory.storage.sqlite.engine import Engine
+from asynchistory.storage.sqlite.writes import WriteGroup
 from asynchistory.storage.text import search_terms
 
 T = TypeVar("T")
@@ -95,10 +97,19 @@ class SQLiteStorage(Storage):
     async def _read(self, work: Callable[[apsw.Connection], T]) -> T:
         return await self._opened().read(work)
 
+    async def _write(self, work: Callable[[WriteGroup], T]) -> T:
+        return await self._opened().write(work)
+
     # -- records
 
     async def append(self, batch: Batch) -> Appended:
-        return await self._opened().write(lambda group: group.append(batch))
+        return await self._write(lambda group: group.append(batch))
+
+    async def replace(self, batch: Batch) -> Appended:
+        return await self._write(lambda group: changes.replace(group, batch))
+
+    async def truncate(self, cut: Cut) -> Truncated:
+        return await self._write(lambda group: changes.truncate(group, cut))
 
     async def version(self, session_id: str) -> Version | None:
         rows = self._opened().glance(reads.VERSION, (session_id,))
@@ -130,7 +141,7 @@ class SQLiteStorage(Storage):
         expires_at: datetime | None,
         exist_ok: bool,
     ) -> Session:
-        return await self._opened().write(
+        return await self._write(
             lambda group: group.create_session(
                 session_id,
                 exist_ok=exist_ok,
@@ -148,11 +159,14 @@ class SQLiteStorage(Storage):
         self,
         *,
         user_id: str | None,
+        metadata: dict[str, JSON] | None,
         order: Literal["updated", "created"],
         limit: int,
         after: str | None,
     ) -> SessionPage:
-        return await self._read(lambda db: reads.sessions(db, user_id, order, limit, after))
+        return await self._read(
+            lambda db: reads.sessions(db, user_id, metadata, order, limit, after)
+        )
 
     async def update_session(
         self,
@@ -161,15 +175,34 @@ class SQLiteStorage(Storage):
         title: str | None,
         metadata: dict[str, JSON] | None,
         user_id: str | None,
+        expires_at: datetime | None,
     ) -> Session:
-        return await self._opened().write(
+        return await self._write(
             lambda group: group.update_session(
-                session_id, title=title, metadata=metadata, user_id=user_id
+                session_id,
+                title=title,
+                metadata=metadata,
+                user_id=user_id,
+                expires_at=expires_at,
             )
         )
 
     async def delete_session(self, session_id: str) -> bool:
-        return await self._opened().write(lambda group: group.delete_session(session_id))
+        return await self._write(lambda group: changes.delete(group, session_id))
+
+    async def fork(self, plan: ForkPlan) -> Session:
+        return await self._write(lambda group: changes.fork(group, plan))
+
+    async def prune(
+        self, *, now: datetime, older_than: datetime | None, most: int
+    ) -> list[Deleted]:
+        where, values = changes.due(now, older_than)
+        return await self._write(lambda group: changes.delete_where(group, where, values, most))
+
+    async def erase_user(self, user_id: str, *, most: int) -> list[Deleted]:
+        return await self._write(
+            lambda group: changes.delete_where(group, "user_id = ?", [user_id], most)
+        )
 
     # -- counting
 

@@ -19,8 +19,8 @@ from asynchistory.errors import (
 )
 from asynchistory.queries import Appended, Session
 from asynchistory.records import JSON
-from asynchistory.storage.calls import PRICE_FIELDS, USAGE_FIELDS, CallFacts
-from asynchistory.storage.port import Batch
+from asynchistory.storage.calls import PRICE_FIELDS, USAGE_FIELDS, CallFacts, merge
+from asynchistory.storage.port import Batch, Key
 from asynchistory.storage.sqlite.reads import session_by_id
 from asynchistory.storage.sqlite.sql import rows, scalar
 
@@ -29,8 +29,11 @@ _INSERT_SESSION = "INSERT INTO sessions(id, created, updated, epoch) VALUES(?,?,
 _NEXT_EPOCH = "UPDATE counters SET value = value + 1 WHERE name = 'epoch' RETURNING value"
 _INSERT_RECORD = "INSERT INTO records(sid, seq, type, ts, id, body, crc) VALUES(?,?,?,?,?,?,?)"
 _ADVANCE = "UPDATE sessions SET seq = ?, updated = ? WHERE sid = ?"
-_INSERT_KEY = "INSERT INTO idempotency VALUES(?,?,?,?,?,?)"
-_FIND_KEY = "SELECT digest, epoch, first_seq, last_seq FROM idempotency WHERE sid = ? AND key = ?"
+_INSERT_KEY = "INSERT INTO idempotency VALUES(?,?,?,?,?,?,?)"
+_FIND_KEY = (
+    "SELECT key, digest, epoch, first_seq, last_seq, removed FROM idempotency "
+    "WHERE sid = ? AND key = ?"
+)
 
 
 def _upsert_call() -> str:
@@ -66,7 +69,7 @@ def _upsert_call() -> str:
 _UPSERT_CALL = _upsert_call()
 
 
-class _Place:
+class Place:
     """Where a session stands inside this transaction."""
 
     __slots__ = ("epoch", "seq", "sid")
@@ -82,117 +85,139 @@ class WriteGroup:
 
     Appends are gathered and written together by :meth:`flush`. A method that
     refuses raises before it has gathered or written anything.
+
+    Args:
+        db: the writer's connection, in a transaction.
+        places: where sessions stand, as the writer remembers it. It is added to, and
+            must be emptied when the transaction is rolled back.
     """
 
-    def __init__(self, db: apsw.Connection) -> None:
+    def __init__(self, db: apsw.Connection, places: dict[str, Place]) -> None:
         self.db = db
         self.now: int = now_us()
-        self._places: dict[str, _Place] = {}
-        self._grown: dict[str, _Place] = {}
+        self._places = places
+        self._grown: dict[int, Place] = {}
         self._rows: list[tuple[Any, ...]] = []
-        self._calls: list[tuple[Any, ...]] = []
-        self._keys: dict[tuple[int, str], tuple[bytes, int, int, int]] = {}
+        self._calls: dict[tuple[int, str], CallFacts] = {}
+        self._keys: dict[tuple[int, str], Key] = {}
 
     def append(self, batch: Batch) -> Appended:
         """See :meth:`asynchistory.storage.port.Storage.append`."""
-        place = self._place(batch.session_id)
-        if place is not None and batch.idempotency_key is not None:
-            earlier = self._earlier(place.sid, batch.idempotency_key)
+        place = self.place(batch.session_id)
+        if batch.idempotency_key is not None:
+            earlier = self.earlier(batch.session_id, batch.idempotency_key, batch.digest)
             if earlier is not None:
-                return _replay(batch, earlier)
-        actual = 0 if place is None else place.seq
-        if batch.expected_seq is not None and batch.expected_seq != actual:
-            raise SequenceConflictError(batch.session_id, batch.expected_seq, actual)
-        if place is None:
-            place = self._create(batch.session_id)
-        return self._gather(place, batch)
+                return answer_of(batch, earlier)
+        check_seq(batch.session_id, batch.expected_seq, 0 if place is None else place.seq)
+        return self.gather(place or self.create(batch.session_id), batch)
 
     def flush(self) -> None:
         """Write what was gathered."""
         if self._rows:
             self.db.executemany(_INSERT_RECORD, self._rows)
+            self._rows = []
+        if self._grown:
             self.db.executemany(
                 _ADVANCE, [(place.seq, self.now, place.sid) for place in self._grown.values()]
             )
-            self._rows = []
             self._grown = {}
         if self._calls:
-            self.db.executemany(_UPSERT_CALL, self._calls)
-            self._calls = []
+            calls = [(sid, *facts) for (sid, _), facts in self._calls.items()]
+            self.db.executemany(_UPSERT_CALL, calls)
+            self._calls = {}
         if self._keys:
-            self.db.executemany(_INSERT_KEY, [(*key, *value) for key, value in self._keys.items()])
+            self.db.executemany(_INSERT_KEY, [(sid, *key) for (sid, _), key in self._keys.items()])
             self._keys = {}
 
     def create_session(
         self, session_id: str, *, exist_ok: bool, metadata: dict[str, JSON], **fields: Any
     ) -> Session:
         """See :meth:`asynchistory.storage.port.Storage.create_session`."""
-        if self._place(session_id) is not None:
+        if self.place(session_id) is not None:
             if not exist_ok:
                 raise SessionExistsError(session_id)
-            return self._session(session_id)
-        self._create(session_id)
+            return self.session(session_id)
+        self.create(session_id)
         self._set(session_id, metadata=metadata, **fields)
-        return self._session(session_id)
+        return self.session(session_id)
 
     def update_session(self, session_id: str, **fields: Any) -> Session:
         """See :meth:`asynchistory.storage.port.Storage.update_session`."""
-        if self._place(session_id) is None:
+        if self.place(session_id) is None:
             raise SessionNotFoundError(session_id)
         self._set(session_id, **fields)
-        return self._session(session_id)
+        return self.session(session_id)
 
-    def delete_session(self, session_id: str) -> bool:
-        """See :meth:`asynchistory.storage.port.Storage.delete_session`."""
-        place = self._place(session_id)
-        if place is None:
-            return False
-        self.flush()
-        for table in ("records", "calls", "idempotency", "sessions"):
-            self.db.execute(f"DELETE FROM {table} WHERE sid = ?", (place.sid,))
-        del self._places[session_id]
-        return True
+    # -- steps, for the changes of other modules too
 
-    # -- steps
-
-    def _place(self, session_id: str) -> _Place | None:
+    def place(self, session_id: str) -> Place | None:
+        """Where the session stands, None if there is none."""
         place = self._places.get(session_id)
         if place is None:
             found = rows(self.db, _FIND_SESSION, (session_id,))
             if found:
-                place = self._places[session_id] = _Place(*found[0])
+                place = self._places[session_id] = Place(*found[0])
         return place
 
-    def _create(self, session_id: str) -> _Place:
-        # The counter only ever grows, so that a session made again is not taken for its old self.
-        epoch = scalar(self.db, _NEXT_EPOCH)
+    def forget(self, session_id: str) -> None:
+        """The session is gone."""
+        self._places.pop(session_id, None)
+
+    def create(self, session_id: str) -> Place:
+        """Make the session, which must not exist."""
+        epoch = self.next_epoch()
         sid = scalar(self.db, _INSERT_SESSION, (session_id, self.now, self.now, epoch))
-        place = self._places[session_id] = _Place(sid, epoch, 0)
+        place = self._places[session_id] = Place(sid, epoch, 0)
         return place
 
-    def _earlier(self, sid: int, key: str) -> tuple[bytes, int, int, int] | None:
-        found = self._keys.get((sid, key))
-        if found is None:
-            stored = rows(self.db, _FIND_KEY, (sid, key))
-            found = stored[0] if stored else None
-        return found
+    def next_epoch(self) -> int:
+        """An epoch that no session ever had.
 
-    def _gather(self, place: _Place, batch: Batch) -> Appended:
+        The counter only grows, so that a session made again is not taken for its old self.
+        """
+        epoch: int = scalar(self.db, _NEXT_EPOCH)
+        return epoch
+
+    def gather(self, place: Place, batch: Batch) -> Appended:
+        """Take the batch's records as the session's next."""
         first = place.seq + 1
-        last = place.seq = place.seq + len(batch.rows)
+        place.seq += len(batch.rows)
         sid = place.sid
         self._rows += [(sid, seq, *row) for seq, row in enumerate(batch.rows, first)]
-        self._grown[batch.session_id] = place
-        if batch.calls:
-            self._calls += [(sid, *facts) for facts in batch.calls]
+        self._grown[sid] = place
+        for facts in batch.calls:
+            known = self._calls.get((sid, facts.request))
+            self._calls[sid, facts.request] = facts if known is None else merge(known, facts)
+        key = Key(batch.idempotency_key or "", batch.digest, place.epoch, first, place.seq)
         if batch.idempotency_key is not None:
-            value = (batch.digest, place.epoch, first, last)
-            self._keys[sid, batch.idempotency_key] = value
-        return Appended(
-            session_id=batch.session_id, epoch=place.epoch, first_seq=first, last_seq=last
-        )
+            self.remember(place, key)
+        return answer_of(batch, key, replayed=False)
 
-    def _session(self, session_id: str) -> Session:
+    def remember(self, place: Place, key: Key) -> None:
+        """Answer a further call with this key as this one was answered."""
+        self._keys[place.sid, key.key] = key
+
+    def earlier(self, session_id: str, key: str | None, digest: bytes) -> Key | None:
+        """What a call with this key did, None if there was none.
+
+        Raises:
+            IdempotencyMismatchError: it was a call of something else.
+        """
+        place = self.place(session_id)
+        if place is None or key is None:
+            return None
+        found = self._keys.get((place.sid, key))
+        if found is None:
+            stored = rows(self.db, _FIND_KEY, (place.sid, key))
+            if not stored:
+                return None
+            found = Key(*stored[0])
+        if found.digest != digest:
+            raise IdempotencyMismatchError(session_id, key)
+        return found
+
+    def session(self, session_id: str) -> Session:
+        """The session as it stands now."""
         self.flush()
         session = session_by_id(self.db, session_id)
         assert session is not None
@@ -226,11 +251,18 @@ def _columns(
         yield "expires", to_microseconds(expires_at)
 
 
-def _replay(batch: Batch, earlier: tuple[bytes, int, int, int]) -> Appended:
-    digest, epoch, first, last = earlier
-    if digest != batch.digest:
-        assert batch.idempotency_key is not None
-        raise IdempotencyMismatchError(batch.session_id, batch.idempotency_key)
+def answer_of(batch: Batch, key: Key, replayed: bool = True) -> Appended:
+    """Where the batch stands, or stood when it was stored."""
     return Appended(
-        session_id=batch.session_id, epoch=epoch, first_seq=first, last_seq=last, replayed=True
+        session_id=batch.session_id,
+        epoch=key.epoch,
+        first_seq=key.first_seq,
+        last_seq=key.last_seq,
+        replayed=replayed,
     )
+
+
+def check_seq(session_id: str, expected: int | None, actual: int) -> None:
+    """Raise :class:`~asynchistory.SequenceConflictError` unless the caller knew the newest seq."""
+    if expected is not None and expected != actual:
+        raise SequenceConflictError(session_id, expected, actual)

@@ -1,0 +1,375 @@
+"""The memory store."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from datetime import datetime
+from typing import Any, Literal
+
+from asynchistory.codec import Row
+from asynchistory.errors import (
+    NotOpenError,
+    SessionExistsError,
+    SessionNotFoundError,
+)
+from asynchistory.queries import (
+    Appended,
+    CostStatistics,
+    HistoryPage,
+    HistoryQuery,
+    LLMStatistics,
+    Session,
+    SessionPage,
+    SessionSummary,
+    StatisticsQuery,
+    StoreCounts,
+    Tail,
+    TokenStatistics,
+    Truncated,
+    Version,
+)
+from asynchistory.records import JSON, StoredRecord
+from asynchistory.runs import checkpoint_if_cancelled
+from asynchistory.storage.cursors import make_cursor, parse_cursor
+from asynchistory.storage.memory import statistics
+from asynchistory.storage.memory.homes import (
+    Home,
+    Placed,
+    check_epoch,
+    check_seq,
+)
+from asynchistory.storage.port import (
+    Batch,
+    Cut,
+    Deleted,
+    ForkPlan,
+    Storage,
+    answer_of,
+    fork_seq,
+    stays,
+)
+from asynchistory.storage.select import select
+from asynchistory.storage.text import matches, search_terms
+
+
+class MemoryStorage(Storage):
+    """Sessions in this process's memory, shared by all its event loops and threads.
+
+    Its contents live as long as the object; closing it loses nothing.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self.url: str = f"memory://{name}"
+        self._lock = threading.Lock()
+        self._openers = 0
+        self._homes: dict[str, Home] = {}
+        self._made = 0
+        self._epoch = 0
+        self._written = 0
+
+    async def open(self) -> None:
+        with self._lock:
+            self._openers += 1
+
+    async def aclose(self) -> None:
+        with self._lock:
+            self._openers = max(0, self._openers - 1)
+
+    async def _enter(self) -> None:
+        if not self._openers:
+            raise NotOpenError(f"{self.url} is not open; use `async with` around its use")
+        # Before anything is done: from here on each method runs to its end.
+        await checkpoint_if_cancelled()
+
+    # -- records
+
+    async def append(self, batch: Batch) -> Appended:
+        await self._enter()
+        with self._lock:
+            return self._put(batch, keep=True)
+
+    async def replace(self, batch: Batch) -> Appended:
+        await self._enter()
+        with self._lock:
+            return self._put(batch, keep=False)
+
+    def _put(self, batch: Batch, *, keep: bool) -> Appended:
+        home = self._homes.get(batch.session_id)
+        if home and (earlier := home.earlier(batch.idempotency_key, batch.digest)):
+            return earlier  # type: ignore[no-any-return]
+        actual = 0 if home is None else home.session.seq
+        check_seq(batch.session_id, batch.expected_seq, actual)
+        if home is None:
+            home = self._make(batch.session_id)
+        elif not keep:
+            home.shrink(0, self._next_epoch())
+        first = home.session.seq + 1
+        home.grow(self._place(batch.rows), batch.calls)
+        answer = answer_of(batch, home.session.epoch, first)
+        if batch.idempotency_key is not None:
+            home.keys[batch.idempotency_key] = (batch.digest, answer)
+        return answer
+
+    async def truncate(self, cut: Cut) -> Truncated:
+        await self._enter()
+        with self._lock:
+            home = self._find(cut.session_id)
+            if earlier := home.earlier(cut.idempotency_key, cut.digest):
+                return earlier  # type: ignore[no-any-return]
+            check_epoch(home.session, cut.epoch)
+            check_seq(cut.session_id, cut.expected_seq, home.session.seq)
+            left = stays(cut, home.session.seq)
+            gone = home.records(left)
+            if gone:
+                home.shrink(left, self._next_epoch())
+            answer = Truncated(
+                session_id=cut.session_id,
+                epoch=home.session.epoch,
+                seq=left,
+                removed=len(gone),
+                records=tuple(gone) if cut.keep else (),
+            )
+            if cut.idempotency_key is not None:
+                home.keys[cut.idempotency_key] = (cut.digest, answer)
+            return answer
+
+    async def version(self, session_id: str) -> Version | None:
+        await self._enter()
+        with self._lock:
+            home = self._homes.get(session_id)
+            return None if home is None else home.version
+
+    async def tail(self, session_id: str, limit: int) -> Tail | None:
+        await self._enter()
+        with self._lock:
+            home = self._homes.get(session_id)
+            if home is None:
+                return None
+            return Tail(home.version, tuple(home.records(home.session.seq - limit)))
+
+    async def read(self, query: HistoryQuery) -> HistoryPage:
+        await self._enter()
+        with self._lock:
+            home = self._find(query.session_id)
+            return select(home.records(), query, home.session.epoch)
+
+    async def search(
+        self, text: str, *, session_id: str | None, user_id: str | None, limit: int
+    ) -> Sequence[StoredRecord]:
+        terms = search_terms(text)
+        await self._enter()
+        with self._lock:
+            places = [
+                (place, home, seq)
+                for home in self._selected(session_id, user_id)
+                for seq, (place, _row) in enumerate(home.rows, 1)
+            ]
+            places.sort(key=lambda entry: entry[0], reverse=True)
+            records = (home.record(seq) for _place, home, seq in places)
+            found = (record for record in records if matches(record, terms))
+            return [record for record, _ in zip(found, range(limit), strict=False)]
+
+    # -- sessions
+
+    async def create_session(
+        self,
+        session_id: str,
+        *,
+        user_id: str | None,
+        title: str | None,
+        metadata: dict[str, JSON],
+        expires_at: datetime | None,
+        exist_ok: bool,
+    ) -> Session:
+        await self._enter()
+        with self._lock:
+            home = self._homes.get(session_id)
+            if home is None:
+                home = self._make(session_id)
+                home.change(user_id=user_id, title=title, metadata=metadata, expires_at=expires_at)
+            elif not exist_ok:
+                raise SessionExistsError(session_id)
+            return deepcopy(home.session)
+
+    async def get_session(self, session_id: str) -> Session | None:
+        await self._enter()
+        with self._lock:
+            home = self._homes.get(session_id)
+            return None if home is None else deepcopy(home.session)
+
+    async def list_sessions(
+        self,
+        *,
+        user_id: str | None,
+        metadata: dict[str, JSON] | None,
+        order: Literal["updated", "created"],
+        limit: int,
+        after: str | None,
+    ) -> SessionPage:
+        await self._enter()
+        newest = order == "updated"
+        with self._lock:
+            homes = self._selected(None, user_id)
+            keyed = [(_moment(home, order), home) for home in homes if _has(home, metadata)]
+        keyed.sort(key=lambda entry: entry[0], reverse=newest)
+        if after is not None:
+            place = parse_cursor(after)
+            keyed = [entry for entry in keyed if (entry[0] < place if newest else entry[0] > place)]
+        page = keyed[:limit]
+        more = len(keyed) > limit > 0
+        return SessionPage(
+            sessions=tuple(deepcopy(home.session) for _, home in page),
+            next=make_cursor(*page[-1][0]) if more else None,
+        )
+
+    async def update_session(
+        self,
+        session_id: str,
+        *,
+        title: str | None,
+        metadata: dict[str, JSON] | None,
+        user_id: str | None,
+        expires_at: datetime | None,
+    ) -> Session:
+        await self._enter()
+        given = {
+            "title": title,
+            "metadata": metadata,
+            "user_id": user_id,
+            "expires_at": expires_at,
+        }
+        with self._lock:
+            home = self._find(session_id)
+            home.change(**{name: value for name, value in given.items() if value is not None})
+            return deepcopy(home.session)
+
+    async def delete_session(self, session_id: str) -> bool:
+        await self._enter()
+        return bool(await self._delete_where(lambda session: session.id == session_id, 1))
+
+    async def fork(self, plan: ForkPlan) -> Session:
+        await self._enter()
+        with self._lock:
+            parent = self._find(plan.session_id)
+            check_epoch(parent.session, plan.epoch)
+            seq = fork_seq(plan, parent.session.seq)
+            if plan.new_id in self._homes:
+                raise SessionExistsError(plan.new_id)
+            owner = parent.session.user_id
+            rows = parent.rows[:seq]
+            if plan.user_id not in (None, owner):
+                rows = self._place([row for _, row in rows])
+            home = self._make(plan.new_id)
+            home.rows = rows
+            home.change(
+                user_id=plan.user_id or owner,
+                title=parent.session.title if plan.title is None else plan.title,
+                metadata=parent.session.metadata if plan.metadata is None else plan.metadata,
+                expires_at=plan.expires_at,
+                seq=seq,
+                forked_from=plan.session_id,
+                fork_seq=seq,
+            )
+            return deepcopy(home.session)
+
+    async def prune(
+        self, *, now: datetime, older_than: datetime | None, most: int
+    ) -> list[Deleted]:
+        def due(session: Session) -> bool:
+            expired = session.expires_at is not None and session.expires_at <= now
+            return expired or (older_than is not None and session.updated_at < older_than)
+
+        return await self._delete_where(due, most)
+
+    async def erase_user(self, user_id: str, *, most: int) -> list[Deleted]:
+        return await self._delete_where(lambda session: session.user_id == user_id, most)
+
+    async def _delete_where(self, due: Callable[[Session], bool], most: int) -> list[Deleted]:
+        await self._enter()
+        with self._lock:
+            homes = [home for home in self._homes.values() if due(home.session)][:most]
+            for home in homes:
+                del self._homes[home.session.id]
+                for other in self._homes.values():
+                    other.orphan(home.session.id)
+            return [Deleted(home.session.id, len(home.own_rows())) for home in homes]
+
+    # -- counting
+
+    async def summary(self, session_id: str) -> SessionSummary | None:
+        await self._enter()
+        with self._lock:
+            home = self._homes.get(session_id)
+            if home is None:
+                return None
+            return SessionSummary(session=deepcopy(home.session), **statistics.count([home]))
+
+    async def counts(self) -> StoreCounts:
+        await self._enter()
+        with self._lock:
+            homes = list(self._homes.values())
+            return StoreCounts(sessions=len(homes), **statistics.count(homes))
+
+    async def token_statistics(self, query: StatisticsQuery) -> TokenStatistics:
+        return await self._statistics(query, statistics.tokens)
+
+    async def cost_statistics(self, query: StatisticsQuery) -> CostStatistics:
+        return await self._statistics(query, statistics.costs)
+
+    async def llm_statistics(self, query: StatisticsQuery) -> LLMStatistics:
+        return await self._statistics(query, statistics.llm)
+
+    # -- steps, under the lock
+
+    def _find(self, session_id: str) -> Home:
+        home = self._homes.get(session_id)
+        if home is None:
+            raise SessionNotFoundError(session_id)
+        return home
+
+    def _next_epoch(self) -> int:
+        self._epoch += 1
+        return self._epoch
+
+    def _place(self, rows: Sequence[Row]) -> list[Placed]:
+        start = self._written + 1
+        self._written += len(rows)
+        return list(enumerate(rows, start))
+
+    def _make(self, session_id: str) -> Home:
+        self._made += 1
+        home = self._homes[session_id] = Home(session_id, self._made, self._next_epoch())
+        return home
+
+    async def _statistics(
+        self, query: StatisticsQuery, total: Callable[[list[Any]], statistics.S]
+    ) -> statistics.S:
+        await self._enter()
+        with self._lock:
+            homes = self._selected(query.session_id, query.user_id)
+            return statistics.statistics(homes, query, total)
+
+    def _selected(self, session_id: str | None, user_id: str | None) -> list[Home]:
+        return [
+            home
+            for home in self._homes.values()
+            if session_id in (None, home.session.id) and user_id in (None, home.session.user_id)
+        ]
+
+
+def _moment(home: Home, order: str) -> tuple[int, int]:
+    moment = home.session.updated_at if order == "updated" else home.session.created_at
+    return round(moment.timestamp() * 1_000_000), home.number
+
+
+def _has(home: Home, metadata: dict[str, JSON] | None) -> bool:
+    held = home.session.metadata
+    return all(
+        name in held and _same(held[name], value) for name, value in (metadata or {}).items()
+    )
+
+
+def _same(one: JSON, other: JSON) -> bool:
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
