@@ -35,4 +35,4 @@ def new_record_id() -> bytes:
     """
     count = next(_counter) & 0x3FFFFFFFF
     head = (time.time_ns() // 1_000_000) << 16 | 0x7000 | count >> 22
-    return head.to_bytes(8, "big") + (0x800000 | count & 0x3FFFFF).to_bytes(3, "big") + _node
+    return (head << 24 | 0x800000 | count & 0x3FFFFF).to_bytes(11, "big") + _node

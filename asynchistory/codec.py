@@ -26,11 +26,14 @@ from asynchistory.records import (
     RECORD_TYPES,
     AnyPart,
     AnyRecord,
+    Checkpoint,
     CorruptRecord,
     Cost,
     LLMResponse,
+    Message,
     Record,
     StoredRecord,
+    Text,
     TokenUsage,
     Usage,
 )
@@ -54,6 +57,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _HEAD = struct.Struct(">Bq16s")
 _PLAIN = "use only None, bool, numbers, text, lists and objects"
+_EMPTY: dict[str, JSON] = {}
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(AnyRecord).decode
 
@@ -86,10 +90,7 @@ def encode_record(record: Record) -> Row:
             f"expected one of the record types, got {type(record).__name__}; "
             "asynchistory.formats turns provider messages into records"
         )
-    bare = replace(record, seq=0, session_id="", record_id="", timestamp=None)
-    body = _checked_json(bare)
-    if b'"extra":' in body:
-        body = _encode(_flatten(bare))
+    body = _text_json(record) or _record_json(record)
     timestamp = to_microseconds(record.timestamp) if record.timestamp else now_us()
     record_id = _id_bytes(record.record_id) if record.record_id else new_record_id()
     checksum = zlib.crc32(body, zlib.crc32(_HEAD.pack(code, timestamp, record_id)))
@@ -188,34 +189,82 @@ def from_units(units: int | None) -> Decimal | None:
     return None if units is None else Decimal(units).scaleb(-12).normalize() + Decimal(0)
 
 
+def _text_json(record: Record) -> bytes | None:
+    """The JSON of a new message of text alone, None for all others.
+
+    Most records are such messages, and none of the further checks can find
+    anything in one: this makes their append a sixth faster.
+    """
+    if (
+        type(record) is not Message
+        or record.seq
+        or record.session_id
+        or record.record_id
+        or record.timestamp is not None
+        or record.raw is not None
+        or record.raw_format is not None
+        or record.metadata != _EMPTY
+        or record.extra != _EMPTY
+        or type(record.role) is not str
+        or not (record.name is None or type(record.name) is str)
+        or type(record.parts) is not tuple
+    ):
+        return None
+    for part in record.parts:
+        if type(part) is not Text or type(part.text) is not str or part.extra != _EMPTY:
+            return None
+    try:
+        body = _encode(record)
+    except UnicodeError:
+        return None
+    return body if len(body) <= MAX_RECORD_BYTES else None
+
+
+def _record_json(record: Record) -> bytes:
+    bare = replace(record, seq=0, session_id="", record_id="", timestamp=None)
+    if isinstance(bare, Checkpoint):
+        bare = replace(bare, epoch=None)  # it is the session's, which a rewrite changes
+    body = _checked_json(bare)
+    return _encode(_flatten(bare)) if b'"extra":' in body else body
+
+
 # -- what is refused ---------------------------------------------------------------------------
 
 
 def _checked_json(
     value: Any, what: str | None = None, decode: Callable[[bytes], Any] = _decode
 ) -> bytes:
-    what = what or f"the {value.record_type} record"
     try:
         body = _encode(value)
-        _check_bounds(body, what)
+        if len(body) > 2 * MAX_DEPTH:  # what is shorter cannot nest deeper
+            _check_bounds(body, what or _name(value))
         if decode(body) != value:
-            raise InvalidRecordError(f"{what} is not plain JSON: {_describe_loss(value)}")
+            raise InvalidRecordError(
+                f"{what or _name(value)} is not plain JSON: {_describe_loss(value)}"
+            )
     except RecursionError:
         raise RecordTooLargeError(
-            f"{what} contains itself or nests more than {MAX_DEPTH} levels; flatten it"
+            f"{what or _name(value)} contains itself or nests more than {MAX_DEPTH} levels; "
+            "flatten it"
         ) from None
     except InvalidRecordError:
         raise
     except UnicodeError:
         raise InvalidRecordError(
-            f"{what} has text with a lone surrogate, which is not Unicode; decode its source "
-            "with errors='replace'"
+            f"{what or _name(value)} has text with a lone surrogate, which is not Unicode; "
+            "decode its source with errors='replace'"
         ) from None
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidRecordError(f"{what} is malformed: {_safe_reason(error)}") from None
+        raise InvalidRecordError(
+            f"{what or _name(value)} is malformed: {_safe_reason(error)}"
+        ) from None
     if isinstance(value, Record) and (check := _FIELD_CHECKS.get(type(value))):
         check(value)
     return body
+
+
+def _name(record: Record) -> str:
+    return f"the {record.record_type} record"
 
 
 def _check_bounds(body: bytes, what: str) -> None:

@@ -91,6 +91,9 @@ class SingleFlight(Generic[K, T]):
     def __len__(self) -> int:
         return sum(map(len, list(self._flights.values())))
 
+    def __contains__(self, key: K) -> bool:
+        return key in self._flights
+
     async def run(self, key: K, load: Callable[[Flight[T]], Awaitable[T]]) -> T:
         """The outcome of ``load``, or of the load of ``key`` that is under way.
 

@@ -188,6 +188,34 @@ class StoreCounts(msgspec.Struct, frozen=True, kw_only=True):
     tool_results: int
 
 
+class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """How busy a store is. Counts are of this process, since it opened the store.
+
+    Attributes:
+        queued: writes that wait for the writer.
+        waiting: callers that wait for room in the queue.
+        commits: transactions that were committed.
+        writes: writes in them; several callers share one.
+        largest_group: the most writes that one had.
+        last_commit: seconds that the last one took to reach the disk, None before the first.
+        mean_commit: the same, their mean.
+        longest_commit: the same, the longest.
+        file_bytes: the size of the database.
+        wal_bytes: the size of the write-ahead log beside it.
+    """
+
+    queued: int = 0
+    waiting: int = 0
+    commits: int = 0
+    writes: int = 0
+    largest_group: int = 0
+    last_commit: float | None = None
+    mean_commit: float | None = None
+    longest_commit: float | None = None
+    file_bytes: int = 0
+    wal_bytes: int = 0
+
+
 class TokenStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens summed over calls, each call once.
 

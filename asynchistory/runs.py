@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
+import time
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
@@ -98,6 +101,74 @@ async def at_end(close: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, N
         await close()
 
 
+class _Patience:
+    """Gives way to the threads that this run's waits depend on, if the run starves them.
+
+    A loop that burns the processor in slices of about a millisecond lets go of
+    the interpreter between them, but takes it back before a thread that waits
+    for it has woken up: one write was seen to take 10 seconds. So where a wait
+    goes on and the loop is late, the loop itself waits a moment for the thread.
+    """
+
+    #: Seconds after which a wait is looked at, and at most given away each time.
+    PATIENCE = 0.005
+    #: Seconds by which a loop is late that is busy.
+    LATE = 0.0005
+
+    __slots__ = ("__weakref__", "_armed", "_gate", "_posts", "_seen", "pending")
+
+    def __init__(self) -> None:
+        self.pending = 0
+        self._armed = False
+        self._gate: threading.Lock | None = None
+        self._posts = self._seen = 0
+
+    def begin(self, waiter: Waiter) -> None:
+        """One more wait."""
+        self.pending += 1
+        if not self._armed:
+            self._armed = True
+            waiter.watch(self)
+
+    def posted(self) -> None:
+        """An outcome is on its way to the run. Called in the thread that brings it."""
+        self._posts += 1
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            gate.release()
+
+    def look(self, due: float) -> bool:
+        """Give way if that is called for; False when there is nothing left to wait for.
+
+        ``due`` is when this was to be called, on the monotonic clock.
+        """
+        if not self.pending:
+            self._armed = False
+            return False
+        if self._posts == self._seen and time.monotonic() - due > self.LATE:
+            self._give_way()
+        self._seen = self._posts
+        return True
+
+    def _give_way(self) -> None:
+        gate = threading.Lock()
+        gate.acquire()
+        self._gate = gate
+        if self._posts == self._seen:
+            gate.acquire(timeout=self.PATIENCE)
+        self._gate = None
+
+
+class _Here(threading.local):
+    """This thread's latest run."""
+
+    run: Callable[[], object] = staticmethod(lambda: None)
+    patience: _Patience
+
+
+_here = _Here()
+
+
 class Waiter(ABC):
     """One task's wait for an outcome that another thread or task brings.
 
@@ -108,11 +179,14 @@ class Waiter(ABC):
     delivered at the task's next await.
     """
 
-    __slots__ = ("done", "run")
+    __slots__ = ("done", "patience", "run")
 
     def __init__(self, run: Any) -> None:
         self.run: Any = run
         self.done: bool = False
+        if _here.run() is not run:
+            _here.run, _here.patience = weakref.ref(run), _Patience()
+        self.patience = _here.patience
 
     @abstractmethod
     async def wait(self, withdraw: Callable[[], bool]) -> None:
@@ -122,6 +196,10 @@ class Waiter(ABC):
     def post(self, waiters: list[Waiter]) -> None:
         """Have ``waiters``, all of this one's run, woken in their own thread."""
 
+    @abstractmethod
+    def watch(self, patience: _Patience) -> None:
+        """Have ``patience`` look from time to time until there is nothing to wait for."""
+
 
 class _AsyncioWaiter(Waiter):
     __slots__ = ("_future",)
@@ -129,7 +207,7 @@ class _AsyncioWaiter(Waiter):
     _future: asyncio.Future[None] | None
 
     def __init__(self, run: asyncio.AbstractEventLoop) -> None:
-        super().__init__(run)
+        Waiter.__init__(self, run)
         self._future = None
 
     async def wait(self, withdraw: Callable[[], bool]) -> None:
@@ -137,17 +215,21 @@ class _AsyncioWaiter(Waiter):
         assert task is not None, "a coroutine on asyncio always runs in a task"
         cancelling = task.cancelling()
         absorbed: asyncio.CancelledError | None = None
-        while not self.done:
-            self._future = self.run.create_future()
-            try:
-                await self._future
-            except asyncio.CancelledError as error:
-                if not self.done and withdraw():
+        self.patience.begin(self)
+        try:
+            while not self.done:
+                self._future = asyncio.Future(loop=self.run)
+                try:
+                    await self._future
+                except asyncio.CancelledError as error:
+                    if not self.done and withdraw():
+                        raise
+                    absorbed = error
+                except BaseException:
+                    withdraw()
                     raise
-                absorbed = error
-            except BaseException:
-                withdraw()
-                raise
+        finally:
+            self.patience.pending -= 1
         if absorbed is not None:
             # Later, not now: delivered at once, it would outlive a timeout block that ends
             # right after this call.
@@ -155,6 +237,18 @@ class _AsyncioWaiter(Waiter):
 
     def post(self, waiters: list[Waiter]) -> None:
         self.run.call_soon_threadsafe(_wake_asyncio, waiters)
+
+    def watch(self, patience: _Patience) -> None:
+        _look_later(self.run, patience)
+
+
+def _look_later(loop: asyncio.AbstractEventLoop, patience: _Patience) -> None:
+    def look() -> None:
+        if patience.look(due):
+            _look_later(loop, patience)
+
+    due = time.monotonic() + patience.PATIENCE
+    loop.call_later(patience.PATIENCE, look)
 
 
 def _redeliver(task: asyncio.Task[Any], cancelling: int, args: tuple[Any, ...]) -> None:
@@ -190,12 +284,32 @@ class _TrioWaiter(Waiter):
             self._task = None
             return lowlevel.Abort.SUCCEEDED
 
-        if not self.done:
-            self._task = lowlevel.current_task()
+        if self.done:
+            return
+        self._task = lowlevel.current_task()
+        self.patience.begin(self)
+        try:
             await lowlevel.wait_task_rescheduled(abort)
+        finally:
+            self.patience.pending -= 1
 
     def post(self, waiters: list[Waiter]) -> None:
         self.run.run_sync_soon(_wake_trio, waiters)
+
+    def watch(self, patience: _Patience) -> None:
+        # At the very end of a run there are no more system tasks; nor is it busy then.
+        with suppress(RuntimeError):
+            sys.modules["trio"].lowlevel.spawn_system_task(_look_on_trio, patience)
+
+
+async def _look_on_trio(patience: _Patience) -> None:
+    import trio
+
+    looking = True
+    while looking:
+        due = time.monotonic() + patience.PATIENCE
+        await trio.sleep(patience.PATIENCE)
+        looking = patience.look(due)
 
 
 def _wake_trio(waiters: list[Waiter]) -> None:
@@ -224,7 +338,17 @@ def wake(waiters: Iterable[Waiter]) -> None:
     for group in by_run.values():
         try:
             group[0].post(group)
+            group[0].patience.posted()
         except RuntimeError:
             # That run is over (asyncio: "Event loop is closed", trio: RunFinishedError):
             # nobody waits there any more.
             continue
+
+
+def call_in(run: Any, work: Callable[[], object]) -> None:
+    """Have ``work`` called soon in the thread of a run, from any thread; not if the run is over."""
+    on_asyncio = isinstance(run, asyncio.AbstractEventLoop)
+    try:
+        (run.call_soon_threadsafe if on_asyncio else run.run_sync_soon)(work)
+    except RuntimeError:  # see wake()
+        return

@@ -249,6 +249,9 @@ class TailCache:
         self, session_id: str, version: Version, records: Callable[[], Sequence[StoredRecord]]
     ) -> None:
         """Records were appended, up to ``version``. ``records`` makes them as a read would."""
+        # In this order: a load that ended in between has left an entry.
+        if session_id not in self._flights and session_id not in self._entries:
+            return
         with self._lock:
             self._flights.detach([session_id])
             entry = self._entries.get(session_id)

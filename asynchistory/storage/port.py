@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
+import msgspec
+
 from asynchistory.errors import InvalidQueryError
 from asynchistory.queries import (
     Appended,
@@ -25,6 +27,7 @@ from asynchistory.queries import (
     Version,
 )
 from asynchistory.records import JSON, StoredRecord
+from asynchistory.storage.announcements import announcements_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from asynchistory.storage.calls import CallFacts
 
 
-class Batch(NamedTuple):
+class Batch(msgspec.Struct, frozen=True, gc=False):
     """Validated records of one append, as a store takes them.
 
     ``calls`` are the facts about model calls in these records (see
@@ -208,6 +211,14 @@ class Storage(ABC):
     @abstractmethod
     async def version(self, session_id: str) -> Version | None:
         """Where the session stands, None if there is none. Cheap, and always current."""
+
+    async def changed(self, session_id: str, since: Version | None) -> None:
+        """Return when the session does not, or no longer, stand at ``since``.
+
+        What managers of this process write ends the wait at once, and what
+        others write within 50 ms. A store that is told of changes overrides this.
+        """
+        await announcements_of(self).changed(session_id, since, self.version)
 
     @abstractmethod
     async def tail(self, session_id: str, limit: int) -> Tail | None:

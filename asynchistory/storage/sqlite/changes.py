@@ -22,7 +22,7 @@ from asynchistory.storage.calls import CALL_TYPES, CallFacts, calls_in
 from asynchistory.storage.port import Batch, Cut, Deleted, ForkPlan, Key, fork_seq, stays
 from asynchistory.storage.sqlite.segments import MAX_DEPTH, segments, select_records
 from asynchistory.storage.sqlite.sql import rows, scalar
-from asynchistory.storage.sqlite.writes import Place, WriteGroup, answer_of, check_seq
+from asynchistory.storage.sqlite.writes import Place, WriteGroup, check_seq, replay
 
 _CALL_CODES = ", ".join(str(code) for code in sorted(CALL_TYPES))
 _INSERT_CALL = f"INSERT INTO calls VALUES({', '.join('?' * (len(CallFacts._fields) + 1))})"
@@ -42,7 +42,7 @@ def replace(group: WriteGroup, batch: Batch) -> Appended:
     place = group.place(batch.session_id)
     earlier = group.earlier(batch.session_id, batch.idempotency_key, batch.digest)
     if earlier is not None:
-        return answer_of(batch, earlier)
+        return replay(batch, earlier)
     check_seq(batch.session_id, batch.expected_seq, 0 if place is None else place.seq)
     if place is None:
         place = group.create(batch.session_id)

@@ -10,8 +10,7 @@ import atexit
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
@@ -20,16 +19,26 @@ from typing import Any, TypeVar
 import apsw
 
 from asynchistory.errors import AsyncHistoryError, LifecycleError, NotOpenError
+from asynchistory.queries import StoreStatistics
 from asynchistory.runs import Waiter, new_waiter, wake
-from asynchistory.storage.sqlite.schema import busy, connect, open_writer, translate
-from asynchistory.storage.sqlite.writes import WriteGroup
+from asynchistory.storage.sqlite.monitor import Counters, check_present
+from asynchistory.storage.sqlite.readers import Readers
+from asynchistory.storage.sqlite.schema import busy, open_writer, translate
+from asynchistory.storage.sqlite.sql import scalar
+from asynchistory.storage.sqlite.writes import Place, WriteGroup
 
 T = TypeVar("T")
 
-#: Threads that read; with the writer these are all the threads of a file.
-READERS = 4
 #: Seconds that the exit of the interpreter waits for writes under way.
 EXIT_TIMEOUT = 5.0
+#: Writes that may be queued; further callers wait for room.
+MAX_QUEUED = 4096
+#: Writes that one transaction takes, so that it does not keep other processes waiting.
+MAX_GROUP = 512
+#: Seconds in which an event loop takes an outcome and makes the next write, about.
+LOOP_WORK = 15e-6
+#: Sessions whose place the writer remembers.
+_MOST_PLACES = 50_000
 
 
 class _State(Enum):
@@ -60,18 +69,23 @@ class Engine:
         self.path = path
         self.durability = durability
         self.lock_timeout = lock_timeout
+        self.counters = Counters()
         self._mutex = threading.Lock()
         self._queue: deque[_Job] = deque()
-        self._bell = threading.Semaphore(0)
+        self._crowd: list[Waiter] = []
+        self._settled: list[_Job] = []
+        self._places: dict[str, Place] = {}
+        self._data_version = -1
+        #: The writer sleeps at this lock while it is idle; who ends that releases it.
+        self._bell = threading.Lock()
+        self._bell.acquire()
         self._idle = False
         self._closing = self._closed = False
         self._closers: list[Waiter] = []
-        self._failure: AsyncHistoryError | None = None
+        #: Why nothing can be done any more, None while all is well.
+        self._refusal: AsyncHistoryError | None = None
         self._pid = os.getpid()
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="asynchistory-reader")
-        self._spare: list[apsw.Connection] = []
-        self._glance_lock = threading.Lock()
-        self._glance: apsw.Connection | None = None
+        self._readers = Readers(path, durability, lock_timeout)
         self._thread = threading.Thread(target=self._run, name="asynchistory-writer", daemon=True)
         _LIVE.add(self)
         self._thread.start()
@@ -81,7 +95,8 @@ class Engine:
     async def write(self, work: Callable[[WriteGroup], T]) -> T:
         """Have ``work`` done inside the next transaction; returns when that is durable."""
         job = _Job(work, new_waiter())
-        self._submit(job)
+        while not self._submit(job):
+            await self._room()
         await job.waiter.wait(lambda: self._withdraw(job))
         if job.error is not None:
             raise job.error
@@ -89,36 +104,14 @@ class Engine:
         return result
 
     async def read(self, work: Callable[[apsw.Connection], T]) -> T:
-        """Have ``work`` done by a reader thread, inside one read transaction."""
+        """See :meth:`Readers.read`."""
         self._check_usable()
-        waiter = new_waiter()
-        outcome: list[Any] = [None, None]
-        try:
-            self._readers.submit(self._read, work, outcome, waiter)
-        except RuntimeError:  # closed since, or the interpreter is exiting
-            raise NotOpenError(f"{self.path} is closed; open the history again") from None
-        # A read changes nothing: whoever is cancelled may leave at once.
-        await waiter.wait(lambda: True)
-        if outcome[1] is not None:
-            raise outcome[1]
-        result: T = outcome[0]
-        return result
+        return await self._readers.read(work)
 
     def glance(self, sql: str, bindings: tuple[object, ...]) -> list[Any] | None:
-        """A look-up by key in the caller's own thread: microseconds, where a hop costs a hundred.
-
-        None means that the database could not answer without waiting.
-        """
+        """See :meth:`Readers.glance`."""
         self._check_usable()
-        with self._glance_lock:
-            if self._glance is None:
-                return None
-            try:
-                return self._glance.execute(sql, bindings).fetchall()
-            except (apsw.BusyError, apsw.LockedError):
-                return None
-            except apsw.Error as error:
-                raise translate(error, self.path) from None
+        return self._readers.glance(sql, bindings)
 
     async def ready(self) -> None:
         """Return when the file is open; raise why it could not be opened."""
@@ -138,6 +131,7 @@ class Engine:
         """Ask the writer to finish what is queued and close the file."""
         with self._mutex:
             self._closing = True
+            self._refusal = self._refusal or self._gone()
             ring, self._idle = self._idle, False
         if ring:
             self._bell.release()
@@ -146,23 +140,39 @@ class Engine:
         """Wait for the writer thread to end."""
         self._thread.join(timeout)
 
+    def statistics(self) -> StoreStatistics:
+        """How busy the file is, and what its commits take."""
+        return self.counters.statistics(self.path, len(self._queue), len(self._crowd))
+
     # -- the queue
 
-    def _check_usable(self) -> None:
-        if self._failure is not None:
-            raise self._failure.with_traceback(None)
-        if self._pid != os.getpid():
-            raise _inherited(self.path)
-        if self._closing:
-            raise NotOpenError(f"{self.path} is closed; open the history again")
+    def _gone(self) -> NotOpenError:
+        return NotOpenError(f"{self.path} is closed; open the history again")
 
-    def _submit(self, job: _Job) -> None:
+    def _check_usable(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal.with_traceback(None)
+
+    def _submit(self, job: _Job) -> bool:
+        """Queue the job; False if there is no room."""
         with self._mutex:
             self._check_usable()
+            if len(self._queue) >= MAX_QUEUED:
+                return False
             self._queue.append(job)
             ring, self._idle = self._idle, False
         if ring:
             self._bell.release()
+        return True
+
+    async def _room(self) -> None:
+        """Wait until the queue has room again."""
+        waiter = new_waiter()
+        with self._mutex:
+            if len(self._queue) < MAX_QUEUED:
+                return
+            self._crowd.append(waiter)
+        await waiter.wait(lambda: True)
 
     def _withdraw(self, job: _Job) -> bool:
         with self._mutex:
@@ -170,12 +180,24 @@ class Engine:
                 job.state = _State.WITHDRAWN
             return job.state is _State.WITHDRAWN
 
-    def _claim(self) -> list[_Job]:
+    def _claim(self, most: int = MAX_GROUP) -> list[_Job]:
+        """Take jobs that nobody can call off from here on."""
+        jobs: list[_Job] = []
+        crowd: list[Waiter] = []
         with self._mutex:
-            jobs = [job for job in self._queue if job.state is _State.QUEUED]
-            self._queue.clear()
-            for job in jobs:
-                job.state = _State.CLAIMED
+            callers = len(self._queue) + len(self._settled)
+            if self.counters.recent_commit < callers * LOOP_WORK:
+                # Half of them, so that the loop works for the others while the disk takes these.
+                # A slow disk is better used by one commit for all.
+                most = min(most, (callers + 1) // 2)
+            while self._queue and len(jobs) < most:
+                job = self._queue.popleft()
+                if job.state is _State.QUEUED:
+                    job.state = _State.CLAIMED
+                    jobs.append(job)
+            if self._crowd and len(self._queue) <= MAX_QUEUED // 2:
+                crowd, self._crowd = self._crowd, crowd
+        wake(crowd)
         return jobs
 
     # -- the writer thread
@@ -184,9 +206,10 @@ class Engine:
         db: apsw.Connection | None = None
         try:
             db = open_writer(self.path, durability=self.durability, timeout=self.lock_timeout)
-            self._glance = connect(self.path, durability=self.durability, timeout=0)
+            self._readers.open()
         except BaseException as error:
-            self._fail(translate(error, self.path) if isinstance(error, Exception) else None)
+            known = translate(error, self.path) if isinstance(error, Exception) else None
+            self._refusal = known or NotOpenError(f"{self.path} could not be opened")
         else:
             while self._next():
                 self._serve(db)
@@ -195,6 +218,9 @@ class Engine:
 
     def _next(self) -> bool:
         """Wait for work; False when there is none left and the engine is to stop."""
+        if self._queue:
+            return True
+        self._deliver()
         with self._mutex:
             if self._queue:
                 return True
@@ -206,12 +232,10 @@ class Engine:
 
     def _serve(self, db: apsw.Connection) -> None:
         try:
-            db.execute("BEGIN IMMEDIATE")
-        except apsw.BusyError:
-            self._finish(self._claim(), busy(self.path, self.lock_timeout))
-            return
-        except apsw.Error as error:
-            self._finish(self._claim(), translate(error, self.path))
+            self._begin(db)
+        except Exception as error:
+            known = error if isinstance(error, AsyncHistoryError) else translate(error, self.path)
+            self._settle(self._claim(), known)
             return
         jobs = self._claim()  # only now, so that until here a cancellation could take them back
         failure = self._transact(db, jobs)
@@ -219,19 +243,37 @@ class Engine:
             for job in jobs:
                 self._alone(db, job)
             failure = None
-        self._finish(jobs, failure)
+        self._settle(jobs, failure)
+
+    def _begin(self, db: apsw.Connection) -> None:
+        """Take the database's write lock."""
+        check_present(db, self.path)
+        if self._settled:
+            # Their callers wait: only if the lock can be had at once.
+            try:
+                db.set_busy_timeout(0)
+                db.execute("BEGIN IMMEDIATE")
+                return
+            except apsw.BusyError:
+                self._deliver()
+            finally:
+                db.set_busy_timeout(int(self.lock_timeout * 1000))
+        try:
+            db.execute("BEGIN IMMEDIATE")
+        except apsw.BusyError:
+            raise busy(self.path, self.lock_timeout) from None
 
     def _alone(self, db: apsw.Connection, job: _Job) -> None:
         try:
-            db.execute("BEGIN IMMEDIATE")
+            self._begin(db)
             job.error = self._transact(db, [job]) or job.error
-        except apsw.Error as error:
+        except Exception as error:
             job.error = translate(error, self.path)
 
     def _transact(self, db: apsw.Connection, jobs: list[_Job]) -> BaseException | None:
         """Do the jobs and commit. A returned error means that nothing of them is stored."""
         try:
-            group = WriteGroup(db, {})
+            group = WriteGroup(db, self._known_places(db))
             for job in jobs:
                 job.error = None
                 try:
@@ -239,8 +281,12 @@ class Engine:
                 except AsyncHistoryError as refusal:  # raised before anything was written
                     job.error = refusal
             group.flush()
-            db.execute("COMMIT")
+            # Now, so that the loop makes their next writes while the disk takes these.
+            self._deliver()
+            with self.counters.commit(len(jobs)):
+                db.execute("COMMIT")
         except Exception as error:
+            self._places.clear()
             with suppress(apsw.Error):
                 if db.in_transaction:
                     db.execute("ROLLBACK")
@@ -249,55 +295,42 @@ class Engine:
             )
         return None
 
-    def _finish(self, jobs: Iterable[_Job], error: BaseException | None) -> None:
+    def _known_places(self, db: apsw.Connection) -> dict[str, Place]:
+        """Where sessions stand, as far as that is known and no other process has written since."""
+        version = scalar(db, "PRAGMA data_version")
+        if version != self._data_version or len(self._places) > _MOST_PLACES:
+            self._places.clear()
+            self._data_version = version
+        return self._places
+
+    def _settle(self, jobs: list[_Job], error: BaseException | None) -> None:
+        """The outcome of these is known; their callers are told by the next delivery."""
         if error is not None:
             for job in jobs:
                 job.error = error
-        wake(job.waiter for job in jobs)
+        self._settled += jobs
 
-    def _fail(self, error: AsyncHistoryError | None) -> None:
-        self._failure = error or NotOpenError(f"{self.path} could not be opened")
+    def _deliver(self) -> None:
+        """Wake the callers whose outcome is known."""
+        settled, self._settled = self._settled, []
+        if settled:
+            wake(job.waiter for job in settled)
 
     def _shut(self, db: apsw.Connection | None) -> None:
         with self._mutex:
             self._closing = True
-        self._finish(self._claim(), self._failure or NotOpenError(f"{self.path} is closed"))
-        self._readers.shutdown(wait=True)
-        with self._glance_lock:
-            connections = [*self._spare, self._glance, db]
-            self._glance = None
-        for connection in connections:
-            if connection is not None:
-                with suppress(apsw.Error):
-                    connection.close(True)
+            self._refusal = self._refusal or self._gone()
+        while self._queue:
+            self._settle(self._claim(), self._refusal)
+        self._deliver()
+        self._readers.close()
+        if db is not None:
+            with suppress(apsw.Error):
+                db.close(True)
         _LIVE.discard(self)
         with self._mutex:
             self._closed = True
-        wake(self._closers)
-
-    # -- the reader threads
-
-    def _read(
-        self, work: Callable[[apsw.Connection], Any], outcome: list[Any], waiter: Waiter
-    ) -> None:
-        try:
-            outcome[0] = self._read_once(work)
-        except BaseException as error:
-            outcome[1] = translate(error, self.path) if isinstance(error, apsw.Error) else error
-        wake((waiter,))
-
-    def _read_once(self, work: Callable[[apsw.Connection], T]) -> T:
-        try:
-            connection = self._spare.pop()
-        except IndexError:
-            connection = connect(self.path, durability=self.durability, timeout=self.lock_timeout)
-        try:
-            connection.execute("BEGIN")
-            return work(connection)
-        finally:
-            if connection.in_transaction:
-                connection.execute("COMMIT")
-            self._spare.append(connection)
+        wake([*self._closers, *self._crowd])
 
 
 _LIVE: set[Engine] = set()
@@ -315,7 +348,9 @@ def _inherited(path: Path) -> LifecycleError:
 
 
 def _after_fork() -> None:
-    _INHERITED.update(engine.path for engine in _LIVE)
+    for engine in _LIVE:
+        _INHERITED.add(engine.path)
+        engine._refusal = _inherited(engine.path)
 
 
 if hasattr(os, "register_at_fork"):

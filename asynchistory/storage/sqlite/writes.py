@@ -107,7 +107,7 @@ class WriteGroup:
         if batch.idempotency_key is not None:
             earlier = self.earlier(batch.session_id, batch.idempotency_key, batch.digest)
             if earlier is not None:
-                return answer_of(batch, earlier)
+                return replay(batch, earlier)
         check_seq(batch.session_id, batch.expected_seq, 0 if place is None else place.seq)
         return self.gather(place or self.create(batch.session_id), batch)
 
@@ -188,10 +188,12 @@ class WriteGroup:
         for facts in batch.calls:
             known = self._calls.get((sid, facts.request))
             self._calls[sid, facts.request] = facts if known is None else merge(known, facts)
-        key = Key(batch.idempotency_key or "", batch.digest, place.epoch, first, place.seq)
-        if batch.idempotency_key is not None:
-            self.remember(place, key)
-        return answer_of(batch, key, replayed=False)
+        key = batch.idempotency_key
+        if key is not None:
+            self.remember(place, Key(key, batch.digest, place.epoch, first, place.seq))
+        return Appended(
+            session_id=batch.session_id, epoch=place.epoch, first_seq=first, last_seq=place.seq
+        )
 
     def remember(self, place: Place, key: Key) -> None:
         """Answer a further call with this key as this one was answered."""
@@ -251,14 +253,14 @@ def _columns(
         yield "expires", to_microseconds(expires_at)
 
 
-def answer_of(batch: Batch, key: Key, replayed: bool = True) -> Appended:
-    """Where the batch stands, or stood when it was stored."""
+def replay(batch: Batch, earlier: Key) -> Appended:
+    """The answer of the call that stored the batch."""
     return Appended(
         session_id=batch.session_id,
-        epoch=key.epoch,
-        first_seq=key.first_seq,
-        last_seq=key.last_seq,
-        replayed=replayed,
+        epoch=earlier.epoch,
+        first_seq=earlier.first_seq,
+        last_seq=earlier.last_seq,
+        replayed=True,
     )
 
 

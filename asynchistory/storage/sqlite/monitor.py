@@ -1,0 +1,80 @@
+"""What is watched of an open file: that it is still there, and how its commits go."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import apsw
+
+from asynchistory.errors import StorageUnavailableError
+from asynchistory.queries import StoreStatistics
+
+
+def check_present(db: apsw.Connection, path: Path) -> None:
+    """Raise unless the connection's file is still the one that is found at its path.
+
+    SQLite goes on with a file that was deleted or replaced: what is written
+    then is gone when it is closed. Costs less than a microsecond.
+
+    Raises:
+        StorageUnavailableError: it was deleted, or another one is in its place.
+    """
+    moved = ctypes.c_int(0)
+    db.file_control("main", apsw.SQLITE_FCNTL_HAS_MOVED, ctypes.addressof(moved))
+    if moved.value:
+        raise StorageUnavailableError(
+            f"{path} was deleted or replaced while it was open; close the history, "
+            "put the file back, and open it again"
+        )
+
+
+class Counters:
+    """What the writer counts."""
+
+    def __init__(self) -> None:
+        self._commits = 0
+        self._writes = 0
+        self._largest = 0
+        self._total = 0.0
+        self._longest = 0.0
+        self._last: float | None = None
+        #: Seconds that commits took lately.
+        self.recent_commit = 0.0
+
+    @contextmanager
+    def commit(self, writes: int) -> Iterator[None]:
+        """Count a commit of so many writes, unless it fails."""
+        start = time.perf_counter()
+        yield
+        taken = self._last = time.perf_counter() - start
+        self.recent_commit += (taken - self.recent_commit) / 4
+        self._commits += 1
+        self._writes += writes
+        self._largest = max(self._largest, writes)
+        self._total += taken
+        self._longest = max(self._longest, taken)
+
+    def statistics(self, path: Path, queued: int, waiting: int) -> StoreStatistics:
+        """The counts, with the sizes of the files now."""
+        return StoreStatistics(
+            queued=queued,
+            waiting=waiting,
+            commits=self._commits,
+            writes=self._writes,
+            largest_group=self._largest,
+            last_commit=self._last,
+            mean_commit=self._total / self._commits if self._commits else None,
+            longest_commit=self._longest if self._commits else None,
+            file_bytes=_size(path),
+            wal_bytes=_size(path.with_name(path.name + "-wal")),
+        )
+
+
+def _size(path: Path) -> int:
+    with suppress(OSError):
+        return path.stat().st_size
+    return 0
