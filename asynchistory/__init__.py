@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         AsyncHistoryError as AsyncHistoryError,
         BridgeClosedError as BridgeClosedError,
         BusyError as BusyError,
+        CheckpointNotFoundError as CheckpointNotFoundError,
         ClientCreationError as ClientCreationError,
         ConfigurationError as ConfigurationError,
         ConflictError as ConflictError,
@@ -90,8 +91,14 @@ if TYPE_CHECKING:
     )
     from asynchistory.manager import (
         AsyncHistoryManager as AsyncHistoryManager,
+        OrphanToolResult as OrphanToolResult,
+        PendingToolCall as PendingToolCall,
+        Repaired as Repaired,
         StatisticsOptions as StatisticsOptions,
+        Watch as Watch,
+        Window as Window,
         WriteOptions as WriteOptions,
+        estimate_tokens as estimate_tokens,
     )
     from asynchistory.queries import (
         Amounts as Amounts,
@@ -106,6 +113,8 @@ if TYPE_CHECKING:
         SessionPage as SessionPage,
         SessionSummary as SessionSummary,
         StoreCounts as StoreCounts,
+        StoreHealth as StoreHealth,
+        StoreStatistics as StoreStatistics,
         TokenStatistics as TokenStatistics,
         Truncated as Truncated,
         Version as Version,
@@ -217,6 +226,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "AsyncHistoryError",
         "BridgeClosedError",
         "BusyError",
+        "CheckpointNotFoundError",
         "ConfigurationError",
         "ConflictError",
         "CorruptRecordError",
@@ -242,8 +252,14 @@ _NAMES: dict[str, tuple[str, ...]] = {
     ),
     "manager": (
         "AsyncHistoryManager",
+        "OrphanToolResult",
+        "PendingToolCall",
+        "Repaired",
         "StatisticsOptions",
+        "Watch",
+        "Window",
         "WriteOptions",
+        "estimate_tokens",
     ),
     "queries": (
         "Amounts",
@@ -258,6 +274,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "SessionPage",
         "SessionSummary",
         "StoreCounts",
+        "StoreHealth",
+        "StoreStatistics",
         "TokenStatistics",
         "Truncated",
         "Version",

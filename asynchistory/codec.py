@@ -142,6 +142,15 @@ def decode_body(body: bytes | str) -> AnyRecord:
         return cast(AnyRecord, msgspec.convert(data, AnyRecord))
 
 
+def record_json(record: Record) -> bytes:
+    """A record as JSON with all its fields, those that this version does not know in their place.
+
+    What it gives, :func:`decode_body` takes back. Nothing is checked.
+    """
+    encoded = _encode(record)
+    return _encode(_flatten(record)) if b'"extra":' in encoded else encoded
+
+
 def encode_json(value: JSON, what: str) -> str:
     """Encode metadata or another JSON value, refusing what JSON would lose.
 

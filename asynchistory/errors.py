@@ -11,19 +11,24 @@ of a message and never a secret.
     │   │   └── RecordTooLargeError      more than 16 MiB or 200 levels deep
     │   ├── InvalidSessionIdError        not 1 to 512 bytes of UTF-8
     │   ├── InvalidQueryError            a negative limit, a malformed cursor, ...
+    │   ├── ArchiveError                 a line of an export that cannot be read
+    │   ├── BackupExistsError            a backup would overwrite a file
     │   └── ConfigurationError           an unknown URL, a contradictory setting
     ├── SessionNotFoundError (LookupError)
+    ├── CheckpointNotFoundError (LookupError)
     ├── SessionExistsError
+    │   └── SessionDiffersError          an import met the same id with other contents
     ├── ConflictError                    the session is not as the caller believed
     │   ├── SequenceConflictError        ``expected_seq`` did not hold
     │   ├── IdempotencyMismatchError     a key used again with other content
-    │   └── EpochChangedError            a cursor from before a truncate or delete
+    │   └── EpochChangedError            a cursor or watch from before a truncate or delete
     ├── StorageError                     the store could not do its work
     │   ├── StorageUnavailableError      cannot be opened, read or written
     │   ├── BusyError                    locked by another process past the deadline
     │   ├── ForeignDatabaseError         the file is not an asynchistory database
     │   ├── NewerSchemaError             written by a newer version of asynchistory
     │   ├── CorruptRecordError           a checksum does not match (``strict=True``)
+    │   ├── UnsupportedError             this kind of store cannot do it
     │   └── OutcomeUnknownError          the write may or may not have happened
     ├── LLMError                         a model could not be reached, or did not answer well
     │   ├── ClientCreationError          an LLM instance could not be made
@@ -68,6 +73,22 @@ class InvalidQueryError(InvalidInputError):
     """A query's limit, offset, time or cursor cannot be used."""
 
 
+class ArchiveError(InvalidInputError):
+    """A line of an export is malformed, damaged or of a newer version.
+
+    Attributes:
+        line: the number of the line, from 1.
+    """
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(f"line {line}: {reason}")
+        self.line = line
+
+
+class BackupExistsError(InvalidInputError):
+    """Where a backup was to be written there is a file, which was not touched."""
+
+
 class ConfigurationError(InvalidInputError):
     """A URL or setting is unknown or contradicts one already in use."""
 
@@ -87,6 +108,23 @@ class SessionNotFoundError(AsyncHistoryError, LookupError):
         self.session_id = session_id
 
 
+class CheckpointNotFoundError(AsyncHistoryError, LookupError):
+    """The session has no checkpoint of this name.
+
+    Attributes:
+        session_id: the session.
+        name: the name that was asked for.
+    """
+
+    def __init__(self, session_id: str, name: str) -> None:
+        super().__init__(
+            f"session {session_id!r} has no checkpoint {name!r}; "
+            "list_checkpoints() lists those that it has"
+        )
+        self.session_id = session_id
+        self.name = name
+
+
 class SessionExistsError(AsyncHistoryError):
     """A session with this id exists already.
 
@@ -96,6 +134,22 @@ class SessionExistsError(AsyncHistoryError):
 
     def __init__(self, session_id: str) -> None:
         super().__init__(f"session {session_id!r} exists; pass exist_ok=True to use it as it is")
+        self.session_id = session_id
+
+
+class SessionDiffersError(SessionExistsError):
+    """An import met a session with the same id and other contents. It was not touched.
+
+    Attributes:
+        session_id: the session.
+    """
+
+    def __init__(self, session_id: str) -> None:
+        AsyncHistoryError.__init__(
+            self,
+            f"session {session_id!r} exists with other records or fields; delete it first, import "
+            "into another store, or pass exist_ok=True to leave it as it is",
+        )
         self.session_id = session_id
 
 
@@ -140,17 +194,16 @@ class IdempotencyMismatchError(ConflictError):
 
 
 class EpochChangedError(ConflictError):
-    """A cursor was made before the session was truncated, replaced or made again.
+    """A cursor, checkpoint or watch is from before a truncate, replace or deletion.
 
     Attributes:
         session_id: the session.
     """
 
-    def __init__(self, session_id: str) -> None:
-        super().__init__(
-            f"session {session_id!r} was rewritten since this cursor was made; "
-            "start again without a cursor"
-        )
+    def __init__(
+        self, session_id: str, what: str = "this cursor was made; start again without a cursor"
+    ) -> None:
+        super().__init__(f"session {session_id!r} was rewritten since {what}")
         self.session_id = session_id
 
 
@@ -202,6 +255,10 @@ class CorruptRecordError(StorageError):
         )
         self.session_id = session_id
         self.seq = seq
+
+
+class UnsupportedError(StorageError):
+    """This kind of store cannot do what was asked; the message says what can be done instead."""
 
 
 class OutcomeUnknownError(StorageError):

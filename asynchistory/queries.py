@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from asynchistory.records import JSON, StoredRecord
+from asynchistory.records import JSON, CorruptRecord, StoredRecord
 
 #: The most records that one page may hold.
 MAX_PAGE = 10_000
@@ -163,6 +163,44 @@ class Removed(msgspec.Struct, frozen=True, kw_only=True):
     records: int = 0
 
 
+class Imported(msgspec.Struct, frozen=True, kw_only=True):
+    """What an import did.
+
+    Attributes:
+        sessions: sessions that it added.
+        records: the records in them.
+        skipped: sessions that were there already, and were left as they are.
+        damaged: records that were damaged when they were exported, and are left out.
+    """
+
+    sessions: int = 0
+    records: int = 0
+    skipped: int = 0
+    damaged: int = 0
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """What a check of a whole store found.
+
+    Attributes:
+        sessions: how many sessions were checked.
+        records: how many records; those that forks share count once.
+        damaged: the records that cannot be read, each once, under the session that
+            keeps it; at most 1,000.
+        problems: what else is wrong, in short texts that carry no content; at most 1,000.
+    """
+
+    sessions: int
+    records: int
+    damaged: tuple[CorruptRecord, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.damaged and not self.problems
+
+
 class SessionSummary(msgspec.Struct, frozen=True, kw_only=True):
     """A session and the number of its records by type, and of its messages by role."""
 
@@ -214,6 +252,30 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     longest_commit: float | None = None
     file_bytes: int = 0
     wal_bytes: int = 0
+
+
+class StoreHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a store can be written and read.
+
+    Attributes:
+        url: the store, without secrets.
+        problem: what failed, None if nothing did.
+        write_time: seconds that a write took which changes nothing; it waits in the
+            queue like all others. None if it failed.
+        read_time: seconds that a read took, None if it failed or was not tried.
+        statistics: how busy the store is.
+    """
+
+    url: str
+    problem: str | None = None
+    write_time: float | None = None
+    read_time: float | None = None
+    statistics: StoreStatistics = StoreStatistics()
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed."""
+        return self.problem is None
 
 
 class TokenStatistics(msgspec.Struct, frozen=True, kw_only=True):

@@ -269,11 +269,21 @@ class Cost(Record, frozen=True, kw_only=True, tag="cost"):
 
 
 class Checkpoint(Record, frozen=True, kw_only=True, tag="checkpoint"):
-    """A named state of the application. ``at_seq`` is the record that it stands at."""
+    """A named state of the application, at a place of the session.
+
+    Attributes:
+        name: the checkpoint's name, which later ones may have too.
+        state: the application's own JSON.
+        at_seq: the newest record that the state includes; None for the one before it.
+        epoch: the session's epoch when this was written or read, to be given to
+            :meth:`~asynchistory.AsyncHistoryManager.truncate` or ``fork`` with ``seq``.
+            Not stored: only the manager's methods for checkpoints fill it in.
+    """
 
     name: str
     state: JSON = None
     at_seq: int | None = None
+    epoch: int | None = None
 
 
 class CorruptRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,7 +20,8 @@ from asynchistory.llm.port import (
     TextDelta,
 )
 from asynchistory.manager import AsyncHistoryManager
-from asynchistory.pairing import pair_tools
+from asynchistory.manager.fitting import interruptions, sendable
+from asynchistory.manager.tokens import estimate_tokens
 from asynchistory.queries import MAX_PAGE, HistoryQuery
 from asynchistory.records import (
     JSON,
@@ -177,7 +178,8 @@ class Turn:
     async def _take(self, content: str | Iterable[AnyPart]) -> None:
         question = Message.of("user", content)
         await self._load()
-        await self._append(*self._interrupted(), question)
+        # What an earlier turn, cut short, has left open is closed in the same batch.
+        await self._append(*interruptions(self._messages), question)
         for _ in range(self._setting.max_rounds):
             completion = await self._ask()
             calls = completion.message.tool_calls
@@ -212,18 +214,6 @@ class Turn:
         if self._messages:
             self._from_seq = self._messages[0].seq
 
-    def _interrupted(self) -> list[Message]:
-        """Results for the calls that an earlier turn, cut short, has left without one."""
-        answers = []
-        for place in pair_tools(self._messages).unanswered:
-            call = self._messages[place.record].parts[place.part]
-            assert isinstance(call, ToolCallPart)
-            result = ToolResultPart(
-                id=call.id, name=call.name, result="interrupted before its end", is_error=True
-            )
-            answers.append(Message(role="tool", parts=(result,)))
-        return answers
-
     async def _append(self, *records: AnyRecord) -> None:
         appended = await self._setting.history.append(self._setting.session_id, *records)
         self._messages += [record for record in records if isinstance(record, Message)]
@@ -237,7 +227,7 @@ class Turn:
         request_id = uuid4().hex
         await self._append(self._request_record(request_id))
         request = ChatRequest(
-            messages=tuple(self._messages),
+            messages=tuple(sendable(self._messages)),
             tools=tuple(tool.spec for tool in self._setting.tools.values()),
         )
         completion = None
@@ -258,7 +248,6 @@ class Turn:
 
     def _request_record(self, request_id: str) -> LLMRequest:
         key = self._setting.llm.key
-        size = sum(len(message.text.encode()) for message in self._messages)
         return LLMRequest(
             request_id=request_id,
             provider=key.provider,
@@ -266,7 +255,7 @@ class Turn:
             parameters={} if key.temperature is None else {"temperature": key.temperature},
             from_seq=self._from_seq,
             to_seq=self._to_seq,
-            estimated_tokens=-(-size // 4),
+            estimated_tokens=sum(map(estimate_tokens, self._messages)),
         )
 
     def _failure_record(self, request_id: str, error: LLMError) -> LLMResponse:

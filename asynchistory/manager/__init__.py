@@ -5,16 +5,38 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+from asynchistory.manager.checkpoints import Checkpoints
 from asynchistory.manager.counting import Counting, StatisticsOptions
 from asynchistory.manager.reading import Reading
 from asynchistory.manager.recording import WriteOptions
+from asynchistory.manager.repairing import (
+    OrphanToolResult,
+    PendingToolCall,
+    Repaired,
+    Repairing,
+)
 from asynchistory.manager.sessions import Sessions
+from asynchistory.manager.tokens import estimate_tokens
+from asynchistory.manager.watching import Watch, Watching
+from asynchistory.manager.windows import Window, Windows
 from asynchistory.manager.writing import Writing
 
-__all__ = ["AsyncHistoryManager", "StatisticsOptions", "WriteOptions"]
+__all__ = [
+    "AsyncHistoryManager",
+    "OrphanToolResult",
+    "PendingToolCall",
+    "Repaired",
+    "StatisticsOptions",
+    "Watch",
+    "Window",
+    "WriteOptions",
+    "estimate_tokens",
+]
 
 
-class AsyncHistoryManager(Writing, Reading, Sessions, Counting):
+class AsyncHistoryManager(
+    Repairing, Checkpoints, Watching, Windows, Writing, Reading, Sessions, Counting
+):
     """The history of every conversation in one store.
 
     A manager is a handle: it can be used from any number of asyncio and trio

@@ -15,6 +15,8 @@ from asynchistory.queries import (
     SessionSummary,
     StatisticsQuery,
     StoreCounts,
+    StoreHealth,
+    StoreStatistics,
     TokenStatistics,
 )
 
@@ -47,6 +49,18 @@ class Counting(Base):
     def get_cache_stats(self) -> CacheStatistics:
         """Hits, misses and size of the cache; shared by the managers of this store."""
         return self.cache.statistics()
+
+    def get_store_stats(self) -> StoreStatistics:
+        """How busy the store is: its queue, its commits, the size of its files."""
+        return self.storage.stats()
+
+    async def health(self) -> StoreHealth:
+        """Whether the store can be written and read now, and how long that takes.
+
+        What fails is told in ``problem`` and not raised; only a history that is
+        not open raises :class:`NotOpenError`.
+        """
+        return await self.storage.health()
 
     async def count(self) -> StoreCounts:
         """How many sessions, records, messages and tool calls the store holds."""

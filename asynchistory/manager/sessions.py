@@ -121,7 +121,7 @@ class Sessions(Base):
         try:
             return await self.storage.delete_session(session_id)
         finally:
-            self.cache.drop(session_id)
+            self._rewritten(session_id)
 
     async def fork(
         self,
@@ -186,24 +186,33 @@ class Sessions(Base):
 
         return await self._remove(some)
 
-    async def erase_user(self, user_id: str) -> Removed:
+    async def erase_user(self, user_id: str, *, scrub: bool = True) -> Removed:
         """Delete all sessions of a user, and what is left of them in the store's files.
 
         Records, keys, statistics, cache and search index go too. Backups and exports
         are not touched. Forks that belong to other users keep their records. Cancelled,
         or stopped by an error, it has deleted some; call it again.
 
+        Args:
+            user_id: the user.
+            scrub: remove the residue too. SQLite writes its file anew for that: some
+                seconds a gigabyte, in which other writes wait. With False, ids may be
+                left in unused parts of the file until a later call with True.
+
         Raises:
             BusyError: readers of another process keep the residue from being removed.
         """
         check_text_id(user_id, "a user id")
-        return await self._remove(lambda: self.storage.erase_user(user_id, most=_SOME))
+        removed = await self._remove(lambda: self.storage.erase_user(user_id, most=_SOME))
+        if scrub:
+            await self.storage.scrub()
+        return removed
 
     async def _remove(self, some: Callable[[], Awaitable[list[Deleted]]]) -> Removed:
         sessions = records = 0
         while deleted := await some():
             for session_id, count in deleted:
-                self.cache.drop(session_id)
+                self._rewritten(session_id)
                 sessions += 1
                 records += count
         return Removed(sessions=sessions, records=records)

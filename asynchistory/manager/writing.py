@@ -69,7 +69,7 @@ class Writing(Base, Recording):
         try:
             return await self.storage.replace(batch)
         finally:
-            self.cache.drop(session_id)
+            self._rewritten(session_id)
 
     async def truncate(
         self,
@@ -139,7 +139,7 @@ class Writing(Base, Recording):
         try:
             return await self.storage.truncate(cut)
         finally:
-            self.cache.drop(cut.session_id)
+            self._rewritten(cut.session_id)
 
     async def _store(
         self,
@@ -158,7 +158,7 @@ class Writing(Base, Recording):
             raise
         except BaseException:
             # Whatever ended the wait, the batch may be stored (or an outcome unknown).
-            self.cache.drop(session_id)
+            self._rewritten(session_id)
             raise
         if not appended.replayed:
             self.cache.wrote(
@@ -169,6 +169,7 @@ class Writing(Base, Recording):
                     for seq, row in enumerate(rows, appended.first_seq)
                 ],
             )
+            self._announcements.announce(session_id)
         return appended, rows
 
     def _batch(

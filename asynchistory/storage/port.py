@@ -21,6 +21,8 @@ from asynchistory.queries import (
     SessionSummary,
     StatisticsQuery,
     StoreCounts,
+    StoreHealth,
+    StoreStatistics,
     Tail,
     TokenStatistics,
     Truncated,
@@ -28,6 +30,7 @@ from asynchistory.queries import (
 )
 from asynchistory.records import JSON, StoredRecord
 from asynchistory.storage.announcements import announcements_of
+from asynchistory.storage.archives import Archives
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -134,7 +137,7 @@ def fork_seq(plan: ForkPlan, seq: int) -> int:
     return plan.at_seq
 
 
-class Storage(ABC):
+class Storage(Archives, ABC):
     """A durable home for sessions, usable from any event loop and thread at once.
 
     A store is opened by ``async with`` (or :meth:`open`) and counts its
@@ -325,14 +328,23 @@ class Storage(ABC):
 
     @abstractmethod
     async def erase_user(self, user_id: str, *, most: int) -> list[Deleted]:
-        """Delete up to ``most`` sessions of a user; [] when there are none left.
+        """Delete up to ``most`` sessions of a user; [] when there are none left."""
 
-        The last call (that returns []) also removes what is left of the
-        deleted content in the store's files.
+    @abstractmethod
+    async def scrub(self) -> None:
+        """Remove what is left of deleted content in the store's files.
 
         Raises:
-            BusyError: readers elsewhere keep the residue from being removed; try again.
+            BusyError: readers elsewhere keep it from being removed; try again.
         """
+
+    @abstractmethod
+    async def health(self) -> StoreHealth:
+        """Try a write that changes nothing, and a read. What fails is told, not raised."""
+
+    @abstractmethod
+    def stats(self) -> StoreStatistics:
+        """How busy the store is. Needs no event loop."""
 
     # -- counting
 

@@ -12,7 +12,7 @@ from asynchistory_compat.bridge import (
     configure,
 )
 from asynchistory_compat.cache import AsyncCache, SyncCacheAdapter
-from asynchistory_compat.history import HistoryManager, get_history, safe_async_call
+from asynchistory_compat.history import HistoryManager, Watch, get_history, safe_async_call
 from asynchistory_compat.llm import Conversation, LLMFactory
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "LLMFactory",
     "LoopPolicy",
     "SyncCacheAdapter",
+    "Watch",
     "bridge",
     "configure",
     "get_history",

@@ -8,11 +8,14 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+import asynchistory
 from asynchistory import (
     AsyncHistoryManager,
     CacheStatistics,
     EnhancedCacheManager,
     Storage,
+    StoredRecord,
+    StoreStatistics,
     open_history,
 )
 from asynchistory_compat.bridge import bridge
@@ -20,6 +23,46 @@ from asynchistory_compat.cache import AsyncCache, SyncCacheAdapter
 from asynchistory_compat.mirror import mirror
 
 T = TypeVar("T")
+
+
+class Watch:
+    """A session's records as they are stored; made by :meth:`HistoryManager.watch`.
+
+    To be entered with ``with`` and iterated. The manager's timeout is that of each
+    wait for a record: it raises ``TimeoutError``, after which one can go on.
+    """
+
+    def __init__(self, watch: asynchistory.Watch, timeout: float | None) -> None:
+        self.watch: asynchistory.Watch = watch
+        self.timeout: float | None = timeout
+
+    @property
+    def epoch(self) -> int:
+        """The session's epoch, from when the watch was entered."""
+        return self.watch.epoch
+
+    @property
+    def seq(self) -> int:
+        """The record handed out last, or the one to begin after."""
+        return self.watch.seq
+
+    def __enter__(self) -> Self:
+        bridge().call(self.watch.__aenter__, self.timeout)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        bridge().call(lambda: self.watch.__aexit__(None, None, None))
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> StoredRecord:
+        return bridge().call(self.watch.__anext__, self.timeout)
 
 
 class HistoryManager:
@@ -78,6 +121,12 @@ class HistoryManager:
     last: Final = mirror(AsyncHistoryManager.last)
     query_history: Final = mirror(AsyncHistoryManager.query_history)
     search: Final = mirror(AsyncHistoryManager.search)
+    window: Final = mirror(AsyncHistoryManager.window)
+    pending_tool_calls: Final = mirror(AsyncHistoryManager.pending_tool_calls)
+    repair: Final = mirror(AsyncHistoryManager.repair)
+    save_checkpoint: Final = mirror(AsyncHistoryManager.save_checkpoint)
+    get_checkpoint: Final = mirror(AsyncHistoryManager.get_checkpoint)
+    list_checkpoints: Final = mirror(AsyncHistoryManager.list_checkpoints)
     create_session: Final = mirror(AsyncHistoryManager.create_session)
     get_session: Final = mirror(AsyncHistoryManager.get_session)
     list_sessions: Final = mirror(AsyncHistoryManager.list_sessions)
@@ -88,13 +137,25 @@ class HistoryManager:
     erase_user: Final = mirror(AsyncHistoryManager.erase_user)
     get_session_summary: Final = mirror(AsyncHistoryManager.get_session_summary)
     count: Final = mirror(AsyncHistoryManager.count)
+    health: Final = mirror(AsyncHistoryManager.health)
     get_token_statistics: Final = mirror(AsyncHistoryManager.get_token_statistics)
     get_cost_statistics: Final = mirror(AsyncHistoryManager.get_cost_statistics)
     get_llm_statistics: Final = mirror(AsyncHistoryManager.get_llm_statistics)
 
+    def watch(
+        self, session_id: str, *, after_seq: int | None = None, epoch: int | None = None
+    ) -> Watch:
+        """The records of a session as they are stored, each once; to be entered with ``with``."""
+        watch = self._opened().watch(session_id, after_seq=after_seq, epoch=epoch)
+        return Watch(watch, self.timeout)
+
     def get_cache_stats(self) -> CacheStatistics:
         """Hits, misses and size of the history's own cache."""
         return self.manager.get_cache_stats()
+
+    def get_store_stats(self) -> StoreStatistics:
+        """How busy the store is: its queue, its commits, the size of its files."""
+        return self._opened().get_store_stats()
 
     def close(self) -> None:
         """Close what this manager opened; async code that uses the same store is not affected."""

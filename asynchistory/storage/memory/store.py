@@ -25,6 +25,8 @@ from asynchistory.queries import (
     SessionSummary,
     StatisticsQuery,
     StoreCounts,
+    StoreHealth,
+    StoreStatistics,
     Tail,
     TokenStatistics,
     Truncated,
@@ -286,6 +288,9 @@ class MemoryStorage(Storage):
     async def erase_user(self, user_id: str, *, most: int) -> list[Deleted]:
         return await self._delete_where(lambda session: session.user_id == user_id, most)
 
+    async def scrub(self) -> None:
+        await self._enter()
+
     async def _delete_where(self, due: Callable[[Session], bool], most: int) -> list[Deleted]:
         await self._enter()
         with self._lock:
@@ -295,6 +300,15 @@ class MemoryStorage(Storage):
                 for other in self._homes.values():
                     other.orphan(home.session.id)
             return [Deleted(home.session.id, len(home.own_rows())) for home in homes]
+
+    async def health(self) -> StoreHealth:
+        await self._enter()
+        return StoreHealth(
+            url=self.url, write_time=0.0, read_time=0.0, statistics=self.stats()
+        )
+
+    def stats(self) -> StoreStatistics:
+        return StoreStatistics()
 
     # -- counting
 

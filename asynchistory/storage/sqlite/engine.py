@@ -52,7 +52,7 @@ class _Job:
 
     __slots__ = ("error", "result", "state", "waiter", "work")
 
-    def __init__(self, work: Callable[[WriteGroup], Any], waiter: Waiter) -> None:
+    def __init__(self, work: Callable[..., Any], waiter: Waiter) -> None:
         self.work = work
         self.waiter = waiter
         self.state = _State.QUEUED
@@ -72,6 +72,7 @@ class Engine:
         self.counters = Counters()
         self._mutex = threading.Lock()
         self._queue: deque[_Job] = deque()
+        self._chores: deque[_Job] = deque()
         self._crowd: list[Waiter] = []
         self._settled: list[_Job] = []
         self._places: dict[str, Place] = {}
@@ -97,11 +98,21 @@ class Engine:
         job = _Job(work, new_waiter())
         while not self._submit(job):
             await self._room()
+        result: T = await self._outcome(job)
+        return result
+
+    async def chore(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Have ``work`` done by the writer between two transactions."""
+        job = _Job(work, new_waiter())
+        self._submit(job, chore=True)
+        result: T = await self._outcome(job)
+        return result
+
+    async def _outcome(self, job: _Job) -> Any:
         await job.waiter.wait(lambda: self._withdraw(job))
         if job.error is not None:
             raise job.error
-        result: T = job.result
-        return result
+        return job.result
 
     async def read(self, work: Callable[[apsw.Connection], T]) -> T:
         """See :meth:`Readers.read`."""
@@ -153,13 +164,14 @@ class Engine:
         if self._refusal is not None:
             raise self._refusal.with_traceback(None)
 
-    def _submit(self, job: _Job) -> bool:
+    def _submit(self, job: _Job, chore: bool = False) -> bool:
         """Queue the job; False if there is no room."""
+        queue = self._chores if chore else self._queue
         with self._mutex:
             self._check_usable()
-            if len(self._queue) >= MAX_QUEUED:
+            if len(queue) >= MAX_QUEUED:
                 return False
-            self._queue.append(job)
+            queue.append(job)
             ring, self._idle = self._idle, False
         if ring:
             self._bell.release()
@@ -180,18 +192,22 @@ class Engine:
                 job.state = _State.WITHDRAWN
             return job.state is _State.WITHDRAWN
 
-    def _claim(self, most: int = MAX_GROUP) -> list[_Job]:
+    def _share(self) -> int:
+        """How many of the queued writes the next transaction takes."""
+        callers = len(self._queue) + len(self._settled)
+        if self.counters.recent_commit < callers * LOOP_WORK:
+            # Half of them, so that the loop works for the others while the disk takes these.
+            # A slow disk is better used by one commit for all.
+            callers = (callers + 1) // 2
+        return min(callers, MAX_GROUP)
+
+    def _claim(self, queue: deque[_Job], most: int) -> list[_Job]:
         """Take jobs that nobody can call off from here on."""
         jobs: list[_Job] = []
         crowd: list[Waiter] = []
         with self._mutex:
-            callers = len(self._queue) + len(self._settled)
-            if self.counters.recent_commit < callers * LOOP_WORK:
-                # Half of them, so that the loop works for the others while the disk takes these.
-                # A slow disk is better used by one commit for all.
-                most = min(most, (callers + 1) // 2)
-            while self._queue and len(jobs) < most:
-                job = self._queue.popleft()
+            while queue and len(jobs) < most:
+                job = queue.popleft()
                 if job.state is _State.QUEUED:
                     job.state = _State.CLAIMED
                     jobs.append(job)
@@ -212,7 +228,10 @@ class Engine:
             self._refusal = known or NotOpenError(f"{self.path} could not be opened")
         else:
             while self._next():
-                self._serve(db)
+                if self._queue:
+                    self._serve(db)
+                if self._chores:
+                    self._do_chore(db)
         finally:
             self._shut(db)
 
@@ -222,7 +241,7 @@ class Engine:
             return True
         self._deliver()
         with self._mutex:
-            if self._queue:
+            if self._queue or self._chores:
                 return True
             if self._closing:
                 return False
@@ -235,15 +254,25 @@ class Engine:
             self._begin(db)
         except Exception as error:
             known = error if isinstance(error, AsyncHistoryError) else translate(error, self.path)
-            self._settle(self._claim(), known)
+            self._settle(self._claim(self._queue, MAX_QUEUED), known)
             return
-        jobs = self._claim()  # only now, so that until here a cancellation could take them back
+        # Only now, so that until here a cancellation could take them back.
+        jobs = self._claim(self._queue, self._share())
         failure = self._transact(db, jobs)
         if failure is not None and len(jobs) > 1:
             for job in jobs:
                 self._alone(db, job)
             failure = None
         self._settle(jobs, failure)
+
+    def _do_chore(self, db: apsw.Connection) -> None:
+        self._deliver()
+        for job in self._claim(self._chores, 1):
+            try:
+                job.result = job.work(db)
+            except Exception as error:
+                job.error = translate(error, self.path)
+            self._settle([job], None)
 
     def _begin(self, db: apsw.Connection) -> None:
         """Take the database's write lock."""
@@ -320,8 +349,8 @@ class Engine:
         with self._mutex:
             self._closing = True
             self._refusal = self._refusal or self._gone()
-        while self._queue:
-            self._settle(self._claim(), self._refusal)
+        for queue in (self._queue, self._chores):
+            self._settle(self._claim(queue, MAX_QUEUED), self._refusal)
         self._deliver()
         self._readers.close()
         if db is not None:

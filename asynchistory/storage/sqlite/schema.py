@@ -64,6 +64,7 @@ def connect(path: Path, *, durability: str, timeout: float) -> apsw.Connection:
         "temp_store=MEMORY",
         "trusted_schema=OFF",
         "cell_size_check=ON",
+        "secure_delete=ON",  # what is deleted is overwritten, or an erasure would not be one
     ):
         connection.execute(f"PRAGMA {pragma}")
     return connection

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import apsw
 
-from asynchistory.errors import ConfigurationError, NotOpenError
+from asynchistory.errors import BusyError, ConfigurationError, NotOpenError, StorageError
 from asynchistory.queries import (
     Appended,
     CostStatistics,
@@ -23,6 +24,8 @@ from asynchistory.queries import (
     SessionSummary,
     StatisticsQuery,
     StoreCounts,
+    StoreHealth,
+    StoreStatistics,
     Tail,
     TokenStatistics,
     Truncated,
@@ -204,6 +207,46 @@ class SQLiteStorage(Storage):
         return await self._write(
             lambda group: changes.delete_where(group, "user_id = ?", [user_id], most)
         )
+
+    async def scrub(self) -> None:
+        await self._opened().chore(self._scrub)
+
+    def _scrub(self, db: apsw.Connection) -> None:
+        # Deleted content is overwritten where it was. What moved from page to page as the file
+        # grew has left traces behind, which only a new file is free of.
+        db.execute("PRAGMA temp_store=FILE")
+        db.execute("VACUUM")
+        db.execute("PRAGMA temp_store=MEMORY")
+        try:
+            db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except apsw.BusyError:
+            raise BusyError(
+                f"readers kept the write-ahead log of {self.path} from being emptied for "
+                f"{self.lock_timeout:g} s; it still holds what was erased: call again"
+            ) from None
+
+    async def health(self) -> StoreHealth:
+        engine = self._opened()
+        write_time = read_time = problem = None
+        try:
+            start = time.perf_counter()
+            await engine.ready()
+            written = time.perf_counter()
+            write_time = written - start
+            await engine.read(reads.probe)
+            read_time = time.perf_counter() - written
+        except StorageError as error:
+            problem = str(error)
+        return StoreHealth(
+            url=self.url,
+            problem=problem,
+            write_time=write_time,
+            read_time=read_time,
+            statistics=engine.statistics(),
+        )
+
+    def stats(self) -> StoreStatistics:
+        return self._opened().statistics()
 
     # -- counting
 
