@@ -142,7 +142,7 @@ def decode_body(body: bytes | str) -> AnyRecord:
         return cast(AnyRecord, msgspec.convert(data, AnyRecord))
 
 
-def record_json(record: Record) -> bytes:
+def dump_record(record: Record) -> bytes:
     """A record as JSON with all its fields, those that this version does not know in their place.
 
     What it gives, :func:`decode_body` takes back. Nothing is checked.

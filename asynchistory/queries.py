@@ -238,8 +238,6 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
         last_commit: seconds that the last one took to reach the disk, None before the first.
         mean_commit: the same, their mean.
         longest_commit: the same, the longest.
-        file_bytes: the size of the database.
-        wal_bytes: the size of the write-ahead log beside it.
     """
 
     queued: int = 0
@@ -250,8 +248,6 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     last_commit: float | None = None
     mean_commit: float | None = None
     longest_commit: float | None = None
-    file_bytes: int = 0
-    wal_bytes: int = 0
 
 
 class StoreHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -263,6 +259,8 @@ class StoreHealth(msgspec.Struct, frozen=True, kw_only=True):
         write_time: seconds that a write took which changes nothing; it waits in the
             queue like all others. None if it failed.
         read_time: seconds that a read took, None if it failed or was not tried.
+        file_bytes: the size of the database, None if it was not read.
+        wal_bytes: the size of the write-ahead log beside it.
         statistics: how busy the store is.
     """
 
@@ -270,6 +268,8 @@ class StoreHealth(msgspec.Struct, frozen=True, kw_only=True):
     problem: str | None = None
     write_time: float | None = None
     read_time: float | None = None
+    file_bytes: int | None = None
+    wal_bytes: int | None = None
     statistics: StoreStatistics = StoreStatistics()
 
     @property

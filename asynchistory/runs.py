@@ -115,8 +115,6 @@ class _Patience:
     #: Seconds by which a loop is late that is busy.
     LATE = 0.0005
 
-    __slots__ = ("__weakref__", "_armed", "_gate", "_posts", "_seen", "pending")
-
     def __init__(self) -> None:
         self.pending = 0
         self._armed = False

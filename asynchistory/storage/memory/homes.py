@@ -15,9 +15,10 @@ from asynchistory.errors import (
     IdempotencyMismatchError,
     SequenceConflictError,
 )
-from asynchistory.queries import Appended, Session, Truncated, Version
+from asynchistory.queries import Session, Version
 from asynchistory.records import StoredRecord
 from asynchistory.storage.calls import CallFacts, calls_in, merge
+from asynchistory.storage.port import Key
 
 #: A row with its place among all rows of the store, by which a search orders them.
 Placed = tuple[int, Row]
@@ -32,7 +33,7 @@ class Home:
         self.session = Session(id=session_id, created_at=now, updated_at=now, epoch=epoch)
         self.rows: list[Placed] = []
         self.calls: dict[str, CallFacts] = {}
-        self.keys: dict[str, tuple[bytes, Appended | Truncated]] = {}
+        self.keys: dict[str, Key] = {}
 
     @property
     def version(self) -> Version:
@@ -71,18 +72,21 @@ class Home:
         if self.session.forked_from == parent:
             self.session = replace(self.session, forked_from=None)
 
-    def earlier(self, key: str | None, digest: bytes) -> Any:
-        """What a call with this key answered, None if there was none.
+    def remember(self, key: Key) -> None:
+        """Answer a further call with this key as this one is; "" is a call without one."""
+        if key.key:
+            self.keys[key.key] = key
+
+    def earlier(self, key: str | None, digest: bytes) -> Key | None:
+        """What a call with this key did, None if there was none.
 
         Raises:
             IdempotencyMismatchError: it was a call of something else.
         """
-        if key is None or key not in self.keys:
-            return None
-        known, answer = self.keys[key]
-        if known != digest:
-            raise IdempotencyMismatchError(self.session.id, key)
-        return replace(answer, replayed=True)
+        known = self.keys.get(key or "")
+        if known is not None and known.digest != digest:
+            raise IdempotencyMismatchError(self.session.id, known.key)
+        return known
 
 
 def check_epoch(session: Session, epoch: int | None) -> None:

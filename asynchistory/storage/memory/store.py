@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from datetime import datetime
 from typing import Any, Literal
 
-from asynchistory.codec import Row
-from asynchistory.errors import (
-    NotOpenError,
-    SessionExistsError,
-    SessionNotFoundError,
-)
+from asynchistory.errors import SessionExistsError
 from asynchistory.queries import (
     Appended,
     CostStatistics,
@@ -33,57 +27,21 @@ from asynchistory.queries import (
     Version,
 )
 from asynchistory.records import JSON, StoredRecord
-from asynchistory.runs import checkpoint_if_cancelled
 from asynchistory.storage.cursors import make_cursor, parse_cursor
+from asynchistory.storage.keys import appended, pack, truncated
 from asynchistory.storage.memory import statistics
-from asynchistory.storage.memory.homes import (
-    Home,
-    Placed,
-    check_epoch,
-    check_seq,
-)
-from asynchistory.storage.port import (
-    Batch,
-    Cut,
-    Deleted,
-    ForkPlan,
-    Storage,
-    answer_of,
-    fork_seq,
-    stays,
-)
+from asynchistory.storage.memory.archiving import Archiving
+from asynchistory.storage.memory.homes import Home, check_epoch, check_seq
+from asynchistory.storage.port import Batch, Cut, Deleted, ForkPlan, Key, fork_seq, stays
 from asynchistory.storage.select import select
 from asynchistory.storage.text import matches, search_terms
 
 
-class MemoryStorage(Storage):
+class MemoryStorage(Archiving):
     """Sessions in this process's memory, shared by all its event loops and threads.
 
     Its contents live as long as the object; closing it loses nothing.
     """
-
-    def __init__(self, name: str = "") -> None:
-        self.url: str = f"memory://{name}"
-        self._lock = threading.Lock()
-        self._openers = 0
-        self._homes: dict[str, Home] = {}
-        self._made = 0
-        self._epoch = 0
-        self._written = 0
-
-    async def open(self) -> None:
-        with self._lock:
-            self._openers += 1
-
-    async def aclose(self) -> None:
-        with self._lock:
-            self._openers = max(0, self._openers - 1)
-
-    async def _enter(self) -> None:
-        if not self._openers:
-            raise NotOpenError(f"{self.url} is not open; use `async with` around its use")
-        # Before anything is done: from here on each method runs to its end.
-        await checkpoint_if_cancelled()
 
     # -- records
 
@@ -100,7 +58,7 @@ class MemoryStorage(Storage):
     def _put(self, batch: Batch, *, keep: bool) -> Appended:
         home = self._homes.get(batch.session_id)
         if home and (earlier := home.earlier(batch.idempotency_key, batch.digest)):
-            return earlier  # type: ignore[no-any-return]
+            return appended(batch, earlier, replayed=True)
         actual = 0 if home is None else home.session.seq
         check_seq(batch.session_id, batch.expected_seq, actual)
         if home is None:
@@ -109,33 +67,30 @@ class MemoryStorage(Storage):
             home.shrink(0, self._next_epoch())
         first = home.session.seq + 1
         home.grow(self._place(batch.rows), batch.calls)
-        answer = answer_of(batch, home.session.epoch, first)
-        if batch.idempotency_key is not None:
-            home.keys[batch.idempotency_key] = (batch.digest, answer)
-        return answer
+        key = Key(
+            batch.idempotency_key or "", batch.digest, home.session.epoch, first, len(home.rows)
+        )
+        home.remember(key)
+        return appended(batch, key, replayed=False)
 
     async def truncate(self, cut: Cut) -> Truncated:
         await self._enter()
         with self._lock:
             home = self._find(cut.session_id)
             if earlier := home.earlier(cut.idempotency_key, cut.digest):
-                return earlier  # type: ignore[no-any-return]
+                return truncated(cut, earlier, replayed=True)
             check_epoch(home.session, cut.epoch)
             check_seq(cut.session_id, cut.expected_seq, home.session.seq)
-            left = stays(cut, home.session.seq)
-            gone = home.records(left)
-            if gone:
+            seq, left = home.session.seq, stays(cut, home.session.seq)
+            removed = None
+            if cut.keep:
+                removed = pack(enumerate((row for _, row in home.rows[left:]), left + 1))
+            if left < seq:
                 home.shrink(left, self._next_epoch())
-            answer = Truncated(
-                session_id=cut.session_id,
-                epoch=home.session.epoch,
-                seq=left,
-                removed=len(gone),
-                records=tuple(gone) if cut.keep else (),
-            )
-            if cut.idempotency_key is not None:
-                home.keys[cut.idempotency_key] = (cut.digest, answer)
-            return answer
+            epoch = home.session.epoch
+            key = Key(cut.idempotency_key or "", cut.digest, epoch, left, seq, removed)
+            home.remember(key)
+            return truncated(cut, key, replayed=False)
 
     async def version(self, session_id: str) -> Version | None:
         await self._enter()
@@ -303,9 +258,7 @@ class MemoryStorage(Storage):
 
     async def health(self) -> StoreHealth:
         await self._enter()
-        return StoreHealth(
-            url=self.url, write_time=0.0, read_time=0.0, statistics=self.stats()
-        )
+        return StoreHealth(url=self.url, write_time=0.0, read_time=0.0, statistics=self.stats())
 
     def stats(self) -> StoreStatistics:
         return StoreStatistics()
@@ -335,28 +288,6 @@ class MemoryStorage(Storage):
     async def llm_statistics(self, query: StatisticsQuery) -> LLMStatistics:
         return await self._statistics(query, statistics.llm)
 
-    # -- steps, under the lock
-
-    def _find(self, session_id: str) -> Home:
-        home = self._homes.get(session_id)
-        if home is None:
-            raise SessionNotFoundError(session_id)
-        return home
-
-    def _next_epoch(self) -> int:
-        self._epoch += 1
-        return self._epoch
-
-    def _place(self, rows: Sequence[Row]) -> list[Placed]:
-        start = self._written + 1
-        self._written += len(rows)
-        return list(enumerate(rows, start))
-
-    def _make(self, session_id: str) -> Home:
-        self._made += 1
-        home = self._homes[session_id] = Home(session_id, self._made, self._next_epoch())
-        return home
-
     async def _statistics(
         self, query: StatisticsQuery, total: Callable[[list[Any]], statistics.S]
     ) -> statistics.S:
@@ -364,13 +295,6 @@ class MemoryStorage(Storage):
         with self._lock:
             homes = self._selected(query.session_id, query.user_id)
             return statistics.statistics(homes, query, total)
-
-    def _selected(self, session_id: str | None, user_id: str | None) -> list[Home]:
-        return [
-            home
-            for home in self._homes.values()
-            if session_id in (None, home.session.id) and user_id in (None, home.session.user_id)
-        ]
 
 
 def _moment(home: Home, order: str) -> tuple[int, int]:

@@ -153,7 +153,7 @@ class Engine:
 
     def statistics(self) -> StoreStatistics:
         """How busy the file is, and what its commits take."""
-        return self.counters.statistics(self.path, len(self._queue), len(self._crowd))
+        return self.counters.statistics(len(self._queue), len(self._crowd))
 
     # -- the queue
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
@@ -58,8 +58,8 @@ class Counters:
         self._total += taken
         self._longest = max(self._longest, taken)
 
-    def statistics(self, path: Path, queued: int, waiting: int) -> StoreStatistics:
-        """The counts, with the sizes of the files now."""
+    def statistics(self, queued: int, waiting: int) -> StoreStatistics:
+        """The counts, with the lengths of the queue now."""
         return StoreStatistics(
             queued=queued,
             waiting=waiting,
@@ -69,12 +69,11 @@ class Counters:
             last_commit=self._last,
             mean_commit=self._total / self._commits if self._commits else None,
             longest_commit=self._longest if self._commits else None,
-            file_bytes=_size(path),
-            wal_bytes=_size(path.with_name(path.name + "-wal")),
         )
 
 
-def _size(path: Path) -> int:
-    with suppress(OSError):
-        return path.stat().st_size
-    return 0
+def probe(db: apsw.Connection, path: Path) -> tuple[int, int]:
+    """Read something; returns the bytes of the database and of its write-ahead log."""
+    db.execute("SELECT count(*) FROM counters").fetchall()
+    log = path.with_name(path.name + "-wal")
+    return path.stat().st_size, log.stat().st_size if log.exists() else 0

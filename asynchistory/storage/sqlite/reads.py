@@ -229,11 +229,6 @@ def _count(db: apsw.Connection, where: str, values: tuple[object, ...]) -> dict[
     }
 
 
-def probe(db: apsw.Connection) -> None:
-    """Read something."""
-    scalar(db, "SELECT count(*) FROM counters")
-
-
 def _place(db: apsw.Connection, session_id: str) -> tuple[int, int, int] | None:
     found = rows(db, "SELECT sid, epoch, seq FROM sessions WHERE id = ?", (session_id,))
     return found[0] if found else None

@@ -35,6 +35,7 @@ from asynchistory.records import JSON, StoredRecord
 from asynchistory.storage.port import Batch, Cut, Deleted, ForkPlan, Storage
 from asynchistory.storage.sqlite import changes, reads, statistics
 from asynchistory.storage.sqlite.engine import Engine
+from asynchistory.storage.sqlite.monitor import probe
 from asynchistory.storage.sqlite.writes import WriteGroup
 from asynchistory.storage.text import search_terms
 
@@ -228,12 +229,13 @@ class SQLiteStorage(Storage):
     async def health(self) -> StoreHealth:
         engine = self._opened()
         write_time = read_time = problem = None
+        sizes: tuple[int | None, int | None] = (None, None)
         try:
             start = time.perf_counter()
             await engine.ready()
             written = time.perf_counter()
             write_time = written - start
-            await engine.read(reads.probe)
+            sizes = await engine.read(partial(probe, path=self.path))
             read_time = time.perf_counter() - written
         except StorageError as error:
             problem = str(error)
@@ -242,6 +244,8 @@ class SQLiteStorage(Storage):
             problem=problem,
             write_time=write_time,
             read_time=read_time,
+            file_bytes=sizes[0],
+            wal_bytes=sizes[1],
             statistics=engine.statistics(),
         )
 

@@ -1,0 +1,110 @@
+"""A loop that is busy lets the thread that it waits for run."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from asynchistory import runs
+from asynchistory.runs import new_waiter, wake
+
+
+def patience(pending: int = 1) -> runs._Patience:
+    made = runs._Patience()
+    made.pending = pending
+    return made
+
+
+def test_a_late_look_waits_for_the_outcome() -> None:
+    waits = patience()
+    waits.PATIENCE = 30.0  # type: ignore[misc]
+    done: list[str] = []
+
+    def work() -> None:
+        while waits._gate is None:
+            threading.Event().wait(0.001)
+        done.append("worked")
+        waits.posted()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert waits.look(time.monotonic() - 1)
+    assert done == ["worked"]
+    thread.join()
+
+
+def test_a_look_in_time_does_not_wait() -> None:
+    waits = patience()
+    waits._give_way = lambda: pytest.fail("it blocked an idle loop")  # type: ignore[method-assign]
+    assert waits.look(time.monotonic() + 1)
+
+
+def test_an_outcome_since_the_last_look_is_progress() -> None:
+    waits = patience()
+    waits._give_way = lambda: pytest.fail("it blocked")  # type: ignore[method-assign]
+    waits.posted()
+    assert waits.look(time.monotonic() - 1)
+
+
+def test_without_waits_it_stops_looking() -> None:
+    assert not patience(pending=0).look(time.monotonic() - 1)
+
+
+def test_an_outcome_that_came_just_before_ends_the_wait_at_once() -> None:
+    waits = patience()
+    waits.PATIENCE = 30.0  # type: ignore[misc]
+    waits._posts += 1
+    waits._give_way()
+    assert waits._gate is None
+
+
+@pytest.mark.anyio
+async def test_each_wait_is_counted_until_it_ends() -> None:
+    counted = new_waiter().patience
+    assert counted.pending == 0
+
+    async def wait(waiter: runs.Waiter) -> None:
+        await waiter.wait(lambda: True)
+
+    waiters = []
+
+    async def start() -> None:
+        waiter = new_waiter()
+        waiters.append(waiter)
+        await wait(waiter)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(start)
+        while counted.pending < 5:
+            await anyio.lowlevel.checkpoint()
+        wake(waiters[:2])
+        while counted.pending > 3:
+            await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+    assert counted.pending == 0
+
+
+@pytest.mark.anyio
+async def test_a_wait_in_a_busy_loop_is_looked_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[bool] = []
+    monkeypatch.setattr(runs._Patience, "_give_way", lambda self: given.append(True))
+    waiter = new_waiter()
+    async with anyio.create_task_group() as tasks:
+
+        async def burn() -> None:
+            while not given:
+                end = time.perf_counter() + 0.002
+                while time.perf_counter() < end:
+                    pass
+                await anyio.lowlevel.checkpoint()
+            wake([waiter])
+
+        tasks.start_soon(burn)
+        with anyio.fail_after(30):
+            await waiter.wait(lambda: True)
+    assert given
