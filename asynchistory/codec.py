@@ -185,7 +185,7 @@ def to_microseconds(moment: datetime) -> int:
 
 def from_microseconds(value: int) -> datetime:
     """The reverse of :func:`to_microseconds`."""
-    return _EPOCH + timedelta(microseconds=value)
+    return _EPOCH + timedelta(0, 0, value)
 
 
 def to_units(amount: Decimal | None) -> int | None:

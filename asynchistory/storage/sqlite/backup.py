@@ -17,7 +17,7 @@ from uuid import uuid4
 import apsw
 
 from asynchistory.errors import BackupExistsError, StorageUnavailableError
-from asynchistory.storage.sqlite.schema import connect, sync_folder
+from asynchistory.storage.sqlite.schema import connect, sync_folder, translate
 from asynchistory.storage.sqlite.stopping import Stop
 
 #: Pages that one step copies: a megabyte, in a few milliseconds.
@@ -93,12 +93,8 @@ def _name(part: Path, target: Path, overwrite: bool) -> None:
 
 @contextmanager
 def _explained(target: Path) -> Iterator[None]:
+    """Say of what fails in writing that it is the copy's file, and not the database's."""
     try:
         yield
-    except apsw.FullError:
-        raise StorageUnavailableError(f"{target}: the disk is full; free some space") from None
-    except OSError as error:
-        raise StorageUnavailableError(
-            f"{target}: {error.strerror or type(error).__name__}; check that its folder exists "
-            "and can be written"
-        ) from None
+    except (apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, OSError) as error:
+        raise translate(error, target) from None

@@ -20,6 +20,7 @@ from asynchistory.queries import Appended, Session, Truncated
 from asynchistory.records import StoredRecord
 from asynchistory.storage.calls import CALL_TYPES, CallFacts, calls_in
 from asynchistory.storage.port import Batch, Cut, Deleted, ForkPlan, Key, fork_seq, stays
+from asynchistory.storage.sqlite import keys
 from asynchistory.storage.sqlite.segments import MAX_DEPTH, segments, select_records
 from asynchistory.storage.sqlite.sql import rows, scalar
 from asynchistory.storage.sqlite.writes import Place, WriteGroup, check_seq, replay
@@ -184,7 +185,8 @@ def _remove(group: WriteGroup, sid: int, session_id: str) -> int:
     _hand_on(group, sid, _rest(group, sid), 0)
     count: int = scalar(group.db, "SELECT count(*) FROM records WHERE sid = ?", (sid,))
     # The calls before the session: what keeps the sums has to see whose they are.
-    for table in ("records", "calls", "idempotency", "sessions"):
+    keys.delete(group.db, sid)
+    for table in ("records", "calls", "sessions"):
         group.db.execute(f"DELETE FROM {table} WHERE sid = ?", (sid,))
     group.forget(session_id)
     return count

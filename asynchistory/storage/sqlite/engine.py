@@ -114,10 +114,12 @@ class Engine:
             raise job.error
         return job.result
 
-    async def read(self, work: Callable[[apsw.Connection], T]) -> T:
+    async def read(
+        self, work: Callable[[apsw.Connection], T], withdraw: Callable[[], bool] = lambda: True
+    ) -> T:
         """See :meth:`Readers.read`."""
         self._check_usable()
-        return await self._readers.read(work)
+        return await self._readers.read(work, withdraw)
 
     def glance(self, sql: str, bindings: tuple[object, ...]) -> list[Any] | None:
         """See :meth:`Readers.glance`."""

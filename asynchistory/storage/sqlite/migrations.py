@@ -79,8 +79,29 @@ ALTER TABLE sessions ADD COLUMN base_seq INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX sessions_base ON sessions(base) WHERE base IS NOT NULL;
 CREATE INDEX sessions_expires ON sessions(expires) WHERE expires IS NOT NULL;
 
--- What a pop took, for the call that tries it again.
-ALTER TABLE idempotency ADD COLUMN removed BLOB;
+-- Clustered by key, for keys that grow with time; each leads to the one before it of its session.
+ALTER TABLE sessions ADD COLUMN last_key TEXT;
+CREATE TABLE idempotency_2(
+    key TEXT NOT NULL,
+    sid INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    epoch INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    last_seq INTEGER NOT NULL,
+    removed BLOB,  -- what a pop took, for the call that tries it again
+    prev TEXT,
+    PRIMARY KEY(key, sid)
+) WITHOUT ROWID;
+INSERT INTO idempotency_2
+    SELECT key, sid, digest, epoch, first_seq, last_seq, NULL,
+        lag(key) OVER (PARTITION BY sid ORDER BY first_seq, key)
+    FROM idempotency;
+UPDATE sessions SET last_key = (
+    SELECT i.key FROM idempotency i WHERE i.sid = sessions.sid
+    ORDER BY i.first_seq DESC, i.key DESC LIMIT 1
+);
+DROP TABLE idempotency;
+ALTER TABLE idempotency_2 RENAME TO idempotency;
 
 CREATE INDEX calls_time ON calls(day, provider, model, response_us);
 

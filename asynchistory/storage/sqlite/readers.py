@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,39 +22,113 @@ T = TypeVar("T")
 READERS = 4
 
 
+class _Job:
+    """Work for a reader, and the task that waits for it."""
+
+    __slots__ = ("error", "gone", "result", "waiter", "work")
+
+    def __init__(self, work: Callable[[apsw.Connection], Any], waiter: Waiter) -> None:
+        self.work = work
+        self.waiter = waiter
+        self.gone = False  # nobody waits any more
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class _Reader(threading.Thread):
+    """One thread and its connection."""
+
+    def __init__(self, readers: Readers, job: _Job) -> None:
+        super().__init__(name="asynchistory-reader", daemon=True)
+        self.job: _Job | None = job
+        self.bell = threading.Lock()  # held while the thread has nothing to do
+        self.bell.acquire()
+        self._readers = readers
+
+    def run(self) -> None:
+        db: apsw.Connection | None = None
+        while (job := self._readers.next_job(self)) is not None:
+            try:
+                if not job.gone:
+                    db = db or self._readers.connect()
+                    job.result = self._read(db, job.work)
+            except BaseException as error:
+                job.error = self._readers.known(error)
+            wake((job.waiter,))
+        if db is not None:
+            with suppress(apsw.Error):
+                db.close(True)
+
+    def _read(self, db: apsw.Connection, work: Callable[[apsw.Connection], Any]) -> Any:
+        check_present(db, self._readers.path)
+        db.execute("BEGIN")
+        try:
+            return work(db)
+        finally:
+            if db.in_transaction:
+                db.execute("COMMIT")
+
+
 class Readers:
-    """Reads of one open file."""
+    """Reads of one open file.
+
+    The thread that was last busy reads first, with what it still has of the file
+    in its memory; a further one starts only when all are busy.
+    """
 
     def __init__(self, path: Path, durability: str, timeout: float) -> None:
-        self._path = path
+        self.path = path
         self._durability = durability
         self._timeout = timeout
-        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="asynchistory-reader")
-        self._spare: list[apsw.Connection] = []
+        self._lock = threading.Lock()
+        self._threads: list[_Reader] = []
+        self._idle: list[_Reader] = []
+        self._queue: deque[_Job] = deque()
+        self._closed = False
         self._glance_lock = threading.Lock()
         self._glance: apsw.Connection | None = None
 
     def open(self) -> None:
         """Open what look-ups use; the file exists now."""
-        self._glance = self._connect(0)
+        self._glance = connect(self.path, durability=self._durability, timeout=0)
 
-    def _connect(self, timeout: float) -> apsw.Connection:
-        return connect(self._path, durability=self._durability, timeout=timeout)
+    async def read(
+        self, work: Callable[[apsw.Connection], T], withdraw: Callable[[], bool] = lambda: True
+    ) -> T:
+        """Have ``work`` done by a reader thread, inside one read transaction.
 
-    async def read(self, work: Callable[[apsw.Connection], T]) -> T:
-        """Have ``work`` done by a reader thread, inside one read transaction."""
-        waiter = new_waiter()
-        outcome: list[Any] = [None, None]
-        try:
-            self._pool.submit(self._read, work, outcome, waiter)
-        except RuntimeError:  # closed since, or the interpreter is exiting
-            raise NotOpenError(f"{self._path} is closed; open the history again") from None
-        # A read changes nothing: whoever is cancelled may leave at once.
-        await waiter.wait(lambda: True)
-        if outcome[1] is not None:
-            raise outcome[1]
-        result: T = outcome[0]
+        A read changes nothing: whoever is cancelled may leave at once. Work that does
+        more is called off by ``withdraw``, which says whether it still could.
+        """
+        job = _Job(work, new_waiter())
+
+        def leave() -> bool:
+            job.gone = withdraw()
+            return job.gone
+
+        self._submit(job)
+        await job.waiter.wait(leave)
+        if job.error is not None:
+            raise job.error
+        result: T = job.result
         return result
+
+    def _submit(self, job: _Job) -> None:
+        with self._lock:
+            if self._closed:
+                raise NotOpenError(f"{self.path} is closed; open the history again")
+            if self._idle:
+                reader = self._idle.pop()
+                reader.job = job
+            elif len(self._threads) < READERS:
+                reader = _Reader(self, job)
+                self._threads.append(reader)
+                reader.start()
+                return
+            else:
+                self._queue.append(job)
+                return
+        reader.bell.release()
 
     def glance(self, sql: str, bindings: tuple[object, ...]) -> list[Any] | None:
         """A look-up by key in the caller's own thread: microseconds, where a hop costs a hundred.
@@ -65,45 +139,49 @@ class Readers:
             if self._glance is None:
                 return None
             try:
-                check_present(self._glance, self._path)
+                check_present(self._glance, self.path)
                 return self._glance.execute(sql, bindings).fetchall()
             except (apsw.BusyError, apsw.LockedError):
                 return None
             except apsw.Error as error:
-                raise translate(error, self._path) from None
+                raise translate(error, self.path) from None
 
     def close(self) -> None:
         """Wait for reads under way and close the connections."""
-        self._pool.shutdown(wait=True)
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for reader in idle:
+            reader.bell.release()
+        for reader in self._threads:
+            reader.join()
         with self._glance_lock:
-            connections = [*self._spare, self._glance]
-            self._glance = None
-        for connection in connections:
-            if connection is not None:
-                with suppress(apsw.Error):
-                    connection.close(True)
+            glance, self._glance = self._glance, None
+        if glance is not None:
+            with suppress(apsw.Error):
+                glance.close(True)
 
-    # -- in the reader threads
+    # -- for the reader threads
 
-    def _read(
-        self, work: Callable[[apsw.Connection], Any], outcome: list[Any], waiter: Waiter
-    ) -> None:
-        try:
-            outcome[0] = self._read_once(work)
-        except BaseException as error:
-            outcome[1] = translate(error, self._path) if isinstance(error, apsw.Error) else error
-        wake((waiter,))
+    def next_job(self, reader: _Reader) -> _Job | None:
+        """What the reader has to do next, once there is something; None at the end."""
+        job, reader.job = reader.job, None
+        if job is not None:
+            return job
+        with self._lock:
+            if self._queue:
+                return self._queue.popleft()
+            if self._closed:
+                return None
+            self._idle.append(reader)
+        reader.bell.acquire()
+        job, reader.job = reader.job, None
+        return job
 
-    def _read_once(self, work: Callable[[apsw.Connection], T]) -> T:
-        try:
-            connection = self._spare.pop()
-        except IndexError:
-            connection = self._connect(self._timeout)
-        try:
-            check_present(connection, self._path)
-            connection.execute("BEGIN")
-            return work(connection)
-        finally:
-            if connection.in_transaction:
-                connection.execute("COMMIT")
-            self._spare.append(connection)
+    def connect(self) -> apsw.Connection:
+        """A connection of a reader's own."""
+        return connect(self.path, durability=self._durability, timeout=self._timeout)
+
+    def known(self, error: BaseException) -> BaseException:
+        """The error in our words, if it is the database's."""
+        return translate(error, self.path) if isinstance(error, apsw.Error) else error

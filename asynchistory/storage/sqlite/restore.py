@@ -13,14 +13,12 @@ from asynchistory.queries import Session
 from asynchistory.storage.archives import SessionKeys
 from asynchistory.storage.calls import CallFacts
 from asynchistory.storage.port import Batch, Key
+from asynchistory.storage.sqlite.keys import of_session
 from asynchistory.storage.sqlite.reads import session_by_id
-from asynchistory.storage.sqlite.sql import rows as select
+from asynchistory.storage.sqlite.sql import scalar
 from asynchistory.storage.sqlite.writes import WriteGroup
 
-_KEYS = (
-    "SELECT key, digest, epoch, first_seq, last_seq, removed FROM idempotency "
-    "WHERE sid = (SELECT sid FROM sessions WHERE id = ?) ORDER BY key"
-)
+_SID = "SELECT sid FROM sessions WHERE id = ?"
 _DESCRIBE = (
     "UPDATE sessions SET user_id = ?, title = ?, metadata = ?, created = ?, expires = ?, "
     "epoch = ?, fork_seq = ?, forked_from = (SELECT sid FROM sessions WHERE id = ?) "
@@ -33,7 +31,7 @@ def keys(db: apsw.Connection, session_id: str) -> SessionKeys | None:
     session = session_by_id(db, session_id)
     if session is None:
         return None
-    return SessionKeys(session, [Key(*row) for row in select(db, _KEYS, (session_id,))])
+    return SessionKeys(session, of_session(db, scalar(db, _SID, (session_id,))))
 
 
 def restore(

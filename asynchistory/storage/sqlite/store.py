@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import apsw
 
+from asynchistory.codec import Row
 from asynchistory.errors import BusyError, ConfigurationError, NotOpenError, StorageError
 from asynchistory.queries import (
     Appended,
@@ -29,13 +30,17 @@ from asynchistory.queries import (
     Tail,
     TokenStatistics,
     Truncated,
+    Verification,
     Version,
 )
 from asynchistory.records import JSON, StoredRecord
-from asynchistory.storage.port import Batch, Cut, Deleted, ForkPlan, Storage
-from asynchistory.storage.sqlite import changes, reads, statistics
+from asynchistory.storage.archives import SessionKeys
+from asynchistory.storage.calls import CallFacts
+from asynchistory.storage.port import Batch, Cut, Deleted, ForkPlan, Key, Storage
+from asynchistory.storage.sqlite import backup, changes, reads, restore, statistics, verify
 from asynchistory.storage.sqlite.engine import Engine
 from asynchistory.storage.sqlite.monitor import probe
+from asynchistory.storage.sqlite.stopping import Stop
 from asynchistory.storage.sqlite.writes import WriteGroup
 from asynchistory.storage.text import search_terms
 
@@ -251,6 +256,30 @@ class SQLiteStorage(Storage):
 
     def stats(self) -> StoreStatistics:
         return self._opened().statistics()
+
+    # -- archives
+
+    async def idempotency_keys(self, session_id: str) -> SessionKeys | None:
+        return await self._read(partial(restore.keys, session_id=session_id))
+
+    async def restore(
+        self,
+        session: Session,
+        rows: Sequence[Row],
+        calls: Sequence[CallFacts],
+        keys: Sequence[Key],
+    ) -> Session:
+        return await self._write(lambda group: restore.restore(group, session, rows, calls, keys))
+
+    async def verify(self) -> Verification:
+        stop = Stop()
+        return await self._opened().read(partial(verify.verify, stop=stop), stop.withdraw)
+
+    async def backup(self, path: Path, *, overwrite: bool) -> None:
+        stop = Stop()
+        await self._opened().read(
+            lambda db: backup.backup(db, self.path, path, overwrite, stop), stop.withdraw
+        )
 
     # -- counting
 

@@ -21,19 +21,15 @@ from asynchistory.queries import Appended, Session
 from asynchistory.records import JSON
 from asynchistory.storage.calls import PRICE_FIELDS, USAGE_FIELDS, CallFacts, merge
 from asynchistory.storage.port import Batch, Key
+from asynchistory.storage.sqlite import keys
 from asynchistory.storage.sqlite.reads import session_by_id
 from asynchistory.storage.sqlite.sql import rows, scalar
 
-_FIND_SESSION = "SELECT sid, epoch, seq FROM sessions WHERE id = ?"
+_FIND_SESSION = "SELECT sid, epoch, seq, last_key FROM sessions WHERE id = ?"
 _INSERT_SESSION = "INSERT INTO sessions(id, created, updated, epoch) VALUES(?,?,?,?) RETURNING sid"
 _NEXT_EPOCH = "UPDATE counters SET value = value + 1 WHERE name = 'epoch' RETURNING value"
 _INSERT_RECORD = "INSERT INTO records(sid, seq, type, ts, id, body, crc) VALUES(?,?,?,?,?,?,?)"
-_ADVANCE = "UPDATE sessions SET seq = ?, updated = ? WHERE sid = ?"
-_INSERT_KEY = "INSERT INTO idempotency VALUES(?,?,?,?,?,?,?)"
-_FIND_KEY = (
-    "SELECT key, digest, epoch, first_seq, last_seq, removed FROM idempotency "
-    "WHERE sid = ? AND key = ?"
-)
+_ADVANCE = "UPDATE sessions SET seq = ?, updated = ?, last_key = ? WHERE sid = ?"
 
 
 def _upsert_call() -> str:
@@ -72,12 +68,13 @@ _UPSERT_CALL = _upsert_call()
 class Place:
     """Where a session stands inside this transaction."""
 
-    __slots__ = ("epoch", "seq", "sid")
+    __slots__ = ("epoch", "last_key", "seq", "sid")
 
-    def __init__(self, sid: int, epoch: int, seq: int) -> None:
+    def __init__(self, sid: int, epoch: int, seq: int, last_key: str | None = None) -> None:
         self.sid = sid
         self.epoch = epoch
         self.seq = seq
+        self.last_key = last_key
 
 
 class WriteGroup:
@@ -99,7 +96,7 @@ class WriteGroup:
         self._grown: dict[int, Place] = {}
         self._rows: list[tuple[Any, ...]] = []
         self._calls: dict[tuple[int, str], CallFacts] = {}
-        self._keys: dict[tuple[int, str], Key] = {}
+        self._keys: dict[tuple[int, str], tuple[Key, str | None]] = {}
 
     def append(self, batch: Batch) -> Appended:
         """See :meth:`asynchistory.storage.port.Storage.append`."""
@@ -118,7 +115,11 @@ class WriteGroup:
             self._rows = []
         if self._grown:
             self.db.executemany(
-                _ADVANCE, [(place.seq, self.now, place.sid) for place in self._grown.values()]
+                _ADVANCE,
+                [
+                    (place.seq, self.now, place.last_key, place.sid)
+                    for place in self._grown.values()
+                ],
             )
             self._grown = {}
         if self._calls:
@@ -126,7 +127,10 @@ class WriteGroup:
             self.db.executemany(_UPSERT_CALL, calls)
             self._calls = {}
         if self._keys:
-            self.db.executemany(_INSERT_KEY, [(sid, *key) for (sid, _), key in self._keys.items()])
+            self.db.executemany(
+                keys.INSERT,
+                [(key.key, sid, *key[1:], prev) for (sid, _), (key, prev) in self._keys.items()],
+            )
             self._keys = {}
 
     def create_session(
@@ -197,7 +201,9 @@ class WriteGroup:
 
     def remember(self, place: Place, key: Key) -> None:
         """Answer a further call with this key as this one was answered."""
-        self._keys[place.sid, key.key] = key
+        self._keys[place.sid, key.key] = (key, place.last_key)
+        place.last_key = key.key
+        self._grown[place.sid] = place
 
     def earlier(self, session_id: str, key: str | None, digest: bytes) -> Key | None:
         """What a call with this key did, None if there was none.
@@ -208,12 +214,10 @@ class WriteGroup:
         place = self.place(session_id)
         if place is None or key is None:
             return None
-        found = self._keys.get((place.sid, key))
+        gathered = self._keys.get((place.sid, key))
+        found = gathered[0] if gathered else keys.find(self.db, place.sid, key)
         if found is None:
-            stored = rows(self.db, _FIND_KEY, (place.sid, key))
-            if not stored:
-                return None
-            found = Key(*stored[0])
+            return None
         if found.digest != digest:
             raise IdempotencyMismatchError(session_id, key)
         return found
