@@ -12,11 +12,12 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 from cachetools import LRUCache
 
+from asynchistory.codec import Row, row_record
 from asynchistory.errors import ConfigurationError, SessionNotFoundError
 from asynchistory.flights import Flight, SingleFlight
 from asynchistory.queries import HistoryPage, HistoryQuery, Tail, Version
@@ -51,14 +52,42 @@ class CacheStatistics(NamedTuple):
 
 
 class _Entry:
-    __slots__ = ("depth", "expires", "records", "size", "version")
+    """A tail. What is appended to it becomes records only when somebody reads it."""
+
+    __slots__ = ("_records", "_rows", "_sizes", "depth", "expires", "size", "version")
 
     def __init__(self, tail: Tail, depth: int, expires: float) -> None:
         self.depth = depth  # what readers want of it, and so what trimming leaves
         self.version = tail.version
-        self.records = list(tail.records)
-        self.size = _size(tail.records)
         self.expires = expires
+        self._records = list(tail.records)
+        self._rows: list[tuple[int, Row]] = []
+        self._sizes = [_OVERHEAD + len(msgspec.json.encode(record)) for record in tail.records]
+        self.size = sum(self._sizes)  # about how many bytes it takes
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def extend(self, rows: Sequence[Row], version: Version) -> None:
+        """Take what was appended, and let go of the oldest where there is more than enough."""
+        self._rows += enumerate(rows, version.seq - len(rows) + 1)
+        added = [_OVERHEAD + len(row.body) for row in rows]
+        self._sizes += added
+        self.size += sum(added)
+        self.version = version
+        if len(self) > 2 * self.depth:
+            self._sizes = self._sizes[-self.depth :]
+            self._rows = self._rows[-self.depth :]
+            kept = self.depth - len(self._rows)
+            self._records = self._records[-kept:] if kept else []
+            self.size = sum(self._sizes)
+
+    def records(self, session_id: str) -> list[StoredRecord]:
+        """All that it holds."""
+        if self._rows:
+            self._records += [row_record(session_id, seq, row) for seq, row in self._rows]
+            self._rows = []
+        return self._records
 
 
 class _Counting(LRUCache[str, _Entry]):
@@ -122,7 +151,7 @@ class TailCache:
         """
 
         def enough(entry: _Entry) -> bool:
-            return len(entry.records) >= min(count, entry.version.seq)
+            return len(entry) >= min(count, entry.version.seq)
 
         held, version = await self._lookup(storage, session_id, level, enough)
         if held is None:
@@ -154,10 +183,10 @@ class TailCache:
             entry = self._entries.get(session_id)
             if entry is None or not self._live(entry):
                 return None
-            if len(entry.records) < min(count, entry.version.seq):
+            if len(entry) < min(count, entry.version.seq):
                 return None
             self._hits += 1
-            return tuple(entry.records[-count:]) if count else ()
+            return tuple(entry.records(session_id)[-count:]) if count else ()
 
     async def _lookup(
         self,
@@ -184,7 +213,7 @@ class TailCache:
             )
             if entry is not None and current and enough(entry):
                 self._hits += 1
-                return Tail(entry.version, tuple(entry.records)), version
+                return Tail(entry.version, tuple(entry.records(session_id))), version
             self._misses += 1
             self._stale += entry is not None and not current
             return None, version
@@ -232,7 +261,7 @@ class TailCache:
         expires = self._clock() + self.ttl * random.uniform(1 - _JITTER, 1)
         if held is not None and held.version == tail.version:
             held.expires = expires  # it has just been found to be current
-            if len(held.records) >= len(tail.records):
+            if len(held) >= len(tail.records):
                 return
         depth = max(self.depth, len(tail.records))
         self._put(session_id, _Entry(tail, depth, expires))
@@ -245,10 +274,8 @@ class TailCache:
 
     # -- writes
 
-    def wrote(
-        self, session_id: str, version: Version, records: Callable[[], Sequence[StoredRecord]]
-    ) -> None:
-        """Records were appended, up to ``version``. ``records`` makes them as a read would."""
+    def wrote(self, session_id: str, version: Version, rows: Sequence[Row]) -> None:
+        """Records were appended, up to ``version``."""
         # In this order: a load that ended in between has left an entry.
         if session_id not in self._flights and session_id not in self._entries:
             return
@@ -257,16 +284,10 @@ class TailCache:
             entry = self._entries.get(session_id)
             if entry is None or entry.version >= version:
                 return
-            added = records()
-            if entry.version != Version(version.epoch, version.seq - len(added)):
+            if entry.version != Version(version.epoch, version.seq - len(rows)):
                 del self._entries[session_id]  # another write came between
                 return
-            entry.records.extend(added)
-            entry.size += _size(added)
-            entry.version = version
-            if len(entry.records) > 2 * entry.depth:
-                entry.records = entry.records[-entry.depth :]
-                entry.size = _size(entry.records)
+            entry.extend(rows, version)
             self._put(session_id, entry)
 
     def drop(self, session_id: str) -> None:
@@ -296,21 +317,17 @@ class TailCache:
             )
 
 
-def _size(records: Sequence[Any]) -> int:
-    return sum(len(msgspec.json.encode(record)) for record in records) + _OVERHEAD * len(records)
-
-
 def _covers(entry: _Entry, query: HistoryQuery) -> bool:
-    if len(entry.records) == entry.version.seq:
+    if len(entry) == entry.version.seq:
         return True
     filtered = query.start_time or query.end_time or query.record_types is not None or query.model
     if filtered or query.with_total or query.before is not None:
         return False
     if query.after is not None:
         epoch, seq = parse_cursor(query.after)
-        missing = entry.version.seq - len(entry.records)
+        missing = entry.version.seq - len(entry)
         return not query.newest and epoch == entry.version.epoch and seq >= missing
-    return query.newest and query.offset + query.limit < len(entry.records)
+    return query.newest and query.offset + query.limit < len(entry)
 
 
 _shared: weakref.WeakKeyDictionary[Storage, TailCache] = weakref.WeakKeyDictionary()

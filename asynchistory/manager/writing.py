@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from asynchistory.checks import check_limit, check_seq, check_session_id, check_text_id
-from asynchistory.codec import Row, digest, encode_record, row_record
+from asynchistory.codec import Row, digest, encode_record
 from asynchistory.errors import ConflictError, InvalidRecordError
 from asynchistory.manager.base import Base
 from asynchistory.manager.recording import Recording
@@ -161,14 +161,7 @@ class Writing(Base, Recording):
             self._rewritten(session_id)
             raise
         if not appended.replayed:
-            self.cache.wrote(
-                session_id,
-                Version(appended.epoch, appended.last_seq),
-                lambda: [
-                    row_record(session_id, seq, row)
-                    for seq, row in enumerate(rows, appended.first_seq)
-                ],
-            )
+            self.cache.wrote(session_id, Version(appended.epoch, appended.last_seq), rows)
             self._announcements.announce(session_id)
         return appended, rows
 

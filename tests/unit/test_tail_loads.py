@@ -180,7 +180,7 @@ async def test_a_write_in_another_thread_between_a_load_and_its_fill(at: Setting
             seq=2,
             epoch=version.epoch,
         )
-        at.cache.wrote("chat", version._replace(seq=2), lambda: [home.record(2)])
+        at.cache.wrote("chat", version._replace(seq=2), [home.rows[1][1]])
 
     tail = at.storage.tail
 

@@ -13,7 +13,8 @@ import apsw
 from asynchistory.storage.port import Key
 from asynchistory.storage.sqlite.sql import rows
 
-INSERT = "INSERT INTO idempotency VALUES(?,?,?,?,?,?,?,?)"
+_INSERT = "INSERT INTO idempotency VALUES(?,?,?,?,?,?,?,?)"
+_LEAD = "UPDATE sessions SET last_key = ? WHERE sid = ?"
 _COLUMNS = "i.key, i.digest, i.epoch, i.first_seq, i.last_seq, i.removed"
 _FIND = f"SELECT {_COLUMNS} FROM idempotency i WHERE i.key = ? AND i.sid = ?"
 _CHAIN = (
@@ -22,6 +23,18 @@ _CHAIN = (
     "SELECT c.sid, i.prev FROM chain c JOIN idempotency i ON i.key = c.key AND i.sid = c.sid "
     "WHERE i.prev IS NOT NULL) "
 )
+
+
+#: Keys by session and name, each with the one before it of its session.
+Gathered = dict[tuple[int, str], tuple[Key, str | None]]
+
+
+def insert(db: apsw.Connection, gathered: Gathered) -> None:
+    """Store keys, and lead each session to its last one."""
+    rows = [(key.key, sid, *key[1:], prev) for (sid, _), (key, prev) in gathered.items()]
+    db.executemany(_INSERT, rows)
+    last = dict(gathered)
+    db.executemany(_LEAD, [(key, sid) for sid, key in last.items()])
 
 
 def find(db: apsw.Connection, sid: int, key: str) -> Key | None:

@@ -26,6 +26,13 @@ from asynchistory.storage.sqlite.stopping import Stop
 MOST = 1_000
 _OWN = "SELECT seq, type, ts, id, CAST(body AS BLOB), crc FROM records WHERE sid = ? ORDER BY seq"
 _CALLS = f"SELECT {', '.join(CallFacts._fields)} FROM calls WHERE sid = ?"
+#: UNION, and not UNION ALL: damaged keys may lead in a circle.
+_LED_TO = (
+    "WITH RECURSIVE chain(sid, key) AS ("
+    "SELECT sid, last_key FROM sessions WHERE sid = ? "
+    "UNION SELECT c.sid, i.prev FROM chain c JOIN idempotency i ON i.key = c.key AND i.sid = c.sid) "
+    "SELECT count(*) FROM chain JOIN idempotency USING(key, sid)"
+)
 #: What ``rollup`` is keyed by beside its scope; its other columns are sums.
 _GROUP = ("day", "provider", "model", "currency", "reason")
 
@@ -223,6 +230,14 @@ def _keys(db: apsw.Connection, findings: _Findings) -> None:
         # A key of a truncate, or of a replace by nothing, stands for no records.
         if not (epoch <= newest and 0 <= first <= last + 1 and _opens(name, removed)):
             findings.problem(f"session {name!r}: the answer of an idempotency key is damaged")
+
+    # Each key leads to the one before it; a session's are found, and deleted, by going that way.
+    for sid, name, count in db.execute(
+        "SELECT s.sid, s.id, count(*) FROM idempotency i JOIN sessions s USING(sid) GROUP BY s.sid"
+    ):
+        found = scalar(db, _LED_TO, (sid,))
+        if found != count:
+            findings.problem(f"session {name!r}: {count - found} idempotency keys are not led to")
 
 
 def _opens(name: str, removed: bytes | None) -> bool:

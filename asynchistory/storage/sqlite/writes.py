@@ -29,7 +29,7 @@ _FIND_SESSION = "SELECT sid, epoch, seq, last_key FROM sessions WHERE id = ?"
 _INSERT_SESSION = "INSERT INTO sessions(id, created, updated, epoch) VALUES(?,?,?,?) RETURNING sid"
 _NEXT_EPOCH = "UPDATE counters SET value = value + 1 WHERE name = 'epoch' RETURNING value"
 _INSERT_RECORD = "INSERT INTO records(sid, seq, type, ts, id, body, crc) VALUES(?,?,?,?,?,?,?)"
-_ADVANCE = "UPDATE sessions SET seq = ?, updated = ?, last_key = ? WHERE sid = ?"
+_ADVANCE = "UPDATE sessions SET seq = ?, updated = ? WHERE sid = ?"
 
 
 def _upsert_call() -> str:
@@ -96,7 +96,7 @@ class WriteGroup:
         self._grown: dict[int, Place] = {}
         self._rows: list[tuple[Any, ...]] = []
         self._calls: dict[tuple[int, str], CallFacts] = {}
-        self._keys: dict[tuple[int, str], tuple[Key, str | None]] = {}
+        self._keys: keys.Gathered = {}
 
     def append(self, batch: Batch) -> Appended:
         """See :meth:`asynchistory.storage.port.Storage.append`."""
@@ -115,11 +115,7 @@ class WriteGroup:
             self._rows = []
         if self._grown:
             self.db.executemany(
-                _ADVANCE,
-                [
-                    (place.seq, self.now, place.last_key, place.sid)
-                    for place in self._grown.values()
-                ],
+                _ADVANCE, [(place.seq, self.now, place.sid) for place in self._grown.values()]
             )
             self._grown = {}
         if self._calls:
@@ -127,10 +123,7 @@ class WriteGroup:
             self.db.executemany(_UPSERT_CALL, calls)
             self._calls = {}
         if self._keys:
-            self.db.executemany(
-                keys.INSERT,
-                [(key.key, sid, *key[1:], prev) for (sid, _), (key, prev) in self._keys.items()],
-            )
+            keys.insert(self.db, self._keys)
             self._keys = {}
 
     def create_session(
@@ -203,7 +196,6 @@ class WriteGroup:
         """Answer a further call with this key as this one was answered."""
         self._keys[place.sid, key.key] = (key, place.last_key)
         place.last_key = key.key
-        self._grown[place.sid] = place
 
     def earlier(self, session_id: str, key: str | None, digest: bytes) -> Key | None:
         """What a call with this key did, None if there was none.
