@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable
+import warnings
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-SESSIONS = 100
-TEXT = ("The quick brown fox jumps over the lazy dog. " * 12)[:480]
-ITEM = {"role": "user", "content": TEXT}
-
-Append = Callable[[int], Awaitable[Any]]
-Run = Callable[[Append], Awaitable[None]]
+from benchmarks._contender import ITEM, TEXT, Contender, Run, names
+from benchmarks._raw import INSERT, TABLE
 
 
-class Contender(NamedTuple):
-    """``work(path, run)`` opens a file, hands ``run`` its append, and closes the file."""
-
-    name: str
-    work: Callable[[Path, Run], Awaitable[None]]
-    synchronous: str
-    note: str
-    check: Callable[[], object] = lambda: None
-    #: A product that people use for this. A plain loop is shown and is not counted as a peer.
-    product: bool = True
-
-
-async def openai_sqlite(path: Path, run: Run) -> None:
+async def openai_sqlite(path: Path, sessions: int, run: Run) -> None:
     from agents import SQLiteSession
 
     class Full(SQLiteSession):
@@ -38,35 +22,34 @@ async def openai_sqlite(path: Path, run: Run) -> None:
             SQLiteSession._configure_connection(conn)
             conn.execute("PRAGMA synchronous=FULL")
 
-    sessions = [Full(f"chat-{number}", path) for number in range(SESSIONS)]
+    opened = [Full(name, path) for name in names(sessions)]
     try:
-        await run(lambda session: sessions[session].add_items([ITEM]))
+        await run(lambda session: opened[session].add_items([ITEM]))
     finally:
-        for session in sessions:
+        for session in opened:
             session.close()
 
 
-async def openai_async_sqlite(path: Path, run: Run) -> None:
+async def openai_async_sqlite(path: Path, sessions: int, run: Run) -> None:
     from agents.extensions.memory import AsyncSQLiteSession
 
-    sessions = [AsyncSQLiteSession(f"chat-{number}", path) for number in range(SESSIONS)]
+    opened = [AsyncSQLiteSession(name, path) for name in names(sessions)]
     try:
-        for session in sessions:
+        for session in opened:
             connection = await session._get_connection()
             await connection.execute("PRAGMA synchronous=FULL")
-        await run(lambda session: sessions[session].add_items([ITEM]))
+        await run(lambda session: opened[session].add_items([ITEM]))
     finally:
-        for session in sessions:
+        for session in opened:
             await session.close()
 
 
-async def langgraph(path: Path, run: Run) -> None:
+async def langgraph(path: Path, sessions: int, run: Run) -> None:
     from langgraph.checkpoint.base import empty_checkpoint
     from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
-    configs = [
-        {"configurable": {"thread_id": f"chat-{number}", "checkpoint_ns": ""}}
-        for number in range(SESSIONS)
+    configs: list[Any] = [
+        {"configurable": {"thread_id": name, "checkpoint_ns": ""}} for name in names(sessions)
     ]
 
     async def append(session: int) -> None:
@@ -81,43 +64,71 @@ async def langgraph(path: Path, run: Run) -> None:
         await run(append)
 
 
-async def aiosqlite_shared(path: Path, run: Run) -> None:
-    await _aiosqlite(path, run, nullcontext())
+async def langchain(path: Path, sessions: int, run: Run) -> None:
+    from langchain_community.chat_message_histories import SQLChatMessageHistory
+    from langchain_core.messages import HumanMessage
+    from sqlalchemy import event
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def configure(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.close()
+
+    message = HumanMessage(TEXT)
+    try:
+        histories = [SQLChatMessageHistory(name, connection=engine) for name in names(sessions)]
+        for history in histories:
+            await history.aget_messages()  # makes the table, which two at once would both try to
+        await run(lambda session: histories[session].aadd_message(message))
+    finally:
+        await engine.dispose()
 
 
-async def aiosqlite_locked(path: Path, run: Run) -> None:
-    await _aiosqlite(path, run, asyncio.Lock())
+async def aiosqlite_shared(path: Path, sessions: int, run: Run) -> None:
+    await _aiosqlite(path, sessions, run, nullcontext())
 
 
-async def _aiosqlite(path: Path, run: Run, guard: AbstractAsyncContextManager[Any]) -> None:
+async def aiosqlite_locked(path: Path, sessions: int, run: Run) -> None:
+    await _aiosqlite(path, sessions, run, asyncio.Lock())
+
+
+async def _aiosqlite(
+    path: Path, sessions: int, run: Run, guard: AbstractAsyncContextManager[Any]
+) -> None:
     import aiosqlite
 
-    seqs = [0] * SESSIONS
+    seqs = [0] * sessions
 
     async def append(session: int) -> None:
         seqs[session] += 1
         row = (session, seqs[session], TEXT)
         async with guard:
-            await db.execute("INSERT INTO records(sid, seq, body) VALUES(?, ?, ?)", row)
+            await db.execute(INSERT, row)
             await db.commit()
 
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(aiosqlite.connect(path))
-        await db.execute("PRAGMA journal_mode=WAL")
-        await db.execute("PRAGMA synchronous=FULL")
-        await db.execute("CREATE TABLE records(sid INTEGER, seq INTEGER, body TEXT)")
-        await db.execute("CREATE UNIQUE INDEX records_seq ON records(sid, seq)")
+        for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", *TABLE):
+            await db.execute(statement)
         await db.commit()
         await run(append)
 
 
-def _has_agents() -> object:
+# -- what is installed
+
+
+def has_agents() -> object:
     import agents
 
     return agents
 
 
-def _has_async_agents() -> object:
+def has_async_agents() -> object:
     import agents.extensions.memory as memory
 
     try:
@@ -126,38 +137,53 @@ def _has_async_agents() -> object:
         raise ImportError("no AsyncSQLiteSession", name="AsyncSQLiteSession") from error
 
 
-def _has_langgraph() -> object:
+def has_langgraph() -> object:
     import langgraph.checkpoint.sqlite.aio as aio
 
     return aio
 
 
-def _has_aiosqlite() -> object:
+def has_langchain() -> object:
+    import greenlet
+    import sqlalchemy.ext.asyncio
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says at each import that it is being sunset
+        import langchain_community.chat_message_histories.sql as sql
+    return has_aiosqlite(), greenlet, sqlalchemy, sql
+
+
+def has_aiosqlite() -> object:
     import aiosqlite
 
     return aiosqlite
 
 
+OPENAI = Contender(
+    "OpenAI Agents SQLiteSession", openai_sqlite, "a session object each", has_agents, product=True
+)
+AIOSQLITE = Contender(
+    "aiosqlite loop, locked", aiosqlite_locked, "one connection, a lock around insert and commit",
+    has_aiosqlite,
+)  # fmt: skip
 PEERS = (
+    OPENAI,
     Contender(
-        "OpenAI Agents SQLiteSession", openai_sqlite, "FULL", "a session object each",
-        _has_agents,
+        "OpenAI Agents AsyncSQLiteSession", openai_async_sqlite, "a connection and thread each",
+        has_async_agents, product=True,
     ),
     Contender(
-        "OpenAI Agents AsyncSQLiteSession", openai_async_sqlite, "FULL",
-        "a connection and thread each", _has_async_agents,
+        "LangGraph AsyncSqliteSaver", langgraph, "a checkpoint of one message", has_langgraph,
+        product=True,
     ),
     Contender(
-        "LangGraph AsyncSqliteSaver", langgraph, "FULL", "a checkpoint of one message",
-        _has_langgraph,
+        "LangChain SQLChatMessageHistory", langchain, "aiosqlite by SQLAlchemy's pool",
+        has_langchain, product=True,
     ),
+    AIOSQLITE,
     Contender(
-        "aiosqlite loop, shared", aiosqlite_shared, "FULL",
+        "aiosqlite loop, shared", aiosqlite_shared,
         "one connection, no isolation: a commit or rollback takes others' inserts along",
-        _has_aiosqlite, product=False,
-    ),
-    Contender(
-        "aiosqlite loop, locked", aiosqlite_locked, "FULL",
-        "one connection, a lock around insert and commit", _has_aiosqlite, product=False,
+        has_aiosqlite,
     ),
 )  # fmt: skip
