@@ -1,8 +1,9 @@
 """Ways to read the last messages of one session from a database of many.
 
-Each opens its database, and for a session gives the one call that is timed. What
-a library does once for a connection (opening it, reading the schema) is done
-before that, in the way that is quickest for it.
+Each opens its database, and for a session gives the one call that is timed. A
+session object of OpenAI's has a connection of its own, which it makes when it first
+reads: that is part of reading a session there. Rows of their own show objects that
+have read their session before, so that connection, schema and pages are at hand.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,52 +57,35 @@ async def ours(path: Path) -> AsyncIterator[Session]:
 
 
 @asynccontextmanager
-async def openai_sqlite(path: Path) -> AsyncIterator[Session]:
-    """Its worker threads are one, so that the thread that reads has the session's connection."""
+async def openai_sqlite(path: Path, *, connected: bool = False) -> AsyncIterator[Session]:
+    """If connected before: by one worker thread, which then has the session's connection."""
     from agents import SQLiteSession
 
     @asynccontextmanager
     async def session(number: int) -> AsyncIterator[Read]:
         opened = SQLiteSession(f"chat-{number}", path)
         try:
-            await opened.get_items(limit=1)  # connects, and reads the schema
+            if connected:
+                await opened.get_items(limit=1)
             yield lambda: opened.get_items(limit=COUNT)
         finally:
             opened.close()
 
-    with ThreadPoolExecutor(1) as threads:
+    with ThreadPoolExecutor(1 if connected else None) as threads:
         asyncio.get_running_loop().set_default_executor(threads)
         yield session
 
 
 @asynccontextmanager
-async def openai_opened(path: Path) -> AsyncIterator[Session]:
-    """A session object for the read, as where each request makes its own."""
-    from agents import SQLiteSession
-
-    @asynccontextmanager
-    async def session(number: int) -> AsyncIterator[Read]:
-        opened: list[SQLiteSession] = []
-
-        async def read() -> Sequence[Any]:
-            opened.append(SQLiteSession(f"chat-{number}", path))
-            return await opened[0].get_items(limit=COUNT)
-
-        yield read
-        opened[0].close()
-
-    yield session
-
-
-@asynccontextmanager
-async def openai_async_sqlite(path: Path) -> AsyncIterator[Session]:
+async def openai_async_sqlite(path: Path, *, connected: bool = False) -> AsyncIterator[Session]:
     from agents.extensions.memory import AsyncSQLiteSession
 
     @asynccontextmanager
     async def session(number: int) -> AsyncIterator[Read]:
         opened = AsyncSQLiteSession(f"chat-{number}", path)
         try:
-            await opened.get_items(limit=1)
+            if connected:
+                await opened.get_items(limit=1)
             yield lambda: opened.get_items(limit=COUNT)
         finally:
             await opened.close()
@@ -156,16 +141,21 @@ def texts(messages: Sequence[Any]) -> list[str]:
 READERS = (
     *(Reader(OURS, ours, Corpus.ours, "records, checksums checked", loop=loop) for loop in LOOPS),
     Reader(
-        "OpenAI Agents SQLiteSession", openai_sqlite, Corpus.openai, "connected before",
+        "OpenAI Agents SQLiteSession", openai_sqlite, Corpus.openai, "object made before",
         _peers.has_agents, product=True,
     ),
     Reader(
-        "OpenAI Agents AsyncSQLiteSession", openai_async_sqlite, Corpus.openai, "connected before",
-        _peers.has_async_agents, product=True,
+        "OpenAI Agents AsyncSQLiteSession", openai_async_sqlite, Corpus.openai,
+        "object made before", _peers.has_async_agents, product=True,
     ),
     Reader(
-        "OpenAI Agents SQLiteSession, new", openai_opened, Corpus.openai,
-        "with making the session object and its connections", _peers.has_agents,
+        "OpenAI Agents SQLiteSession, connected", partial(openai_sqlite, connected=True),
+        Corpus.openai, "has read this session before, in its thread", _peers.has_agents,
+    ),
+    Reader(
+        "OpenAI Agents AsyncSQLiteSession, connected",
+        partial(openai_async_sqlite, connected=True), Corpus.openai,
+        "has read this session before", _peers.has_async_agents,
     ),
     Reader(
         "aiosqlite loop", aiosqlite_loop, Corpus.plain, "one connection, msgspec",
