@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from math import isfinite
 from typing import get_args
 
 from asynchistory.errors import InvalidInputError, InvalidQueryError, InvalidSessionIdError
-from asynchistory.queries import MAX_PAGE, GroupBy, HistoryQuery, StatisticsQuery
+from asynchistory.queries import (
+    MAX_PAGE,
+    GroupBy,
+    HistoryQuery,
+    SearchOrder,
+    SearchQuery,
+    StatisticsQuery,
+)
 from asynchistory.records import JSON, RECORD_TYPE_NAMES
 from asynchistory.storage.calls import day_number
 from asynchistory.storage.cursors import parse_cursor
+from asynchistory.storage.text import SEARCHED_TYPES, search_terms
 
 #: An id or a key takes at most this many bytes of UTF-8.
 MAX_ID_BYTES = 512
+#: Names that sessions can be found by at once.
+MAX_FILTERS = 32
+#: A search takes at most this many characters.
+MAX_SEARCH = 4_096
 
 
 def _id_fault(value: object) -> str | None:
@@ -48,14 +61,30 @@ def check_seq(value: int | None, what: str) -> None:
 
 def check_metadata_filter(metadata: dict[str, JSON] | None) -> None:
     """Raise :class:`~asynchistory.InvalidQueryError` unless sessions can be found by this."""
-    plain = (str, int, float, bool, type(None))
-    if metadata is not None and not (
-        isinstance(metadata, dict)
-        and all(isinstance(name, str) and type(value) in plain for name, value in metadata.items())
-    ):
+    if metadata is None:
+        return
+    if not isinstance(metadata, dict) or len(metadata) > MAX_FILTERS:
+        raise InvalidQueryError(f"a metadata filter is a dictionary of at most {MAX_FILTERS} names")
+    if not all(_is_text(name) and _is_plain(value) for name, value in metadata.items()):
         raise InvalidQueryError(
-            "a metadata filter maps names to the text, number, bool or None that they must have"
+            "a metadata filter maps names to the text, finite number (of 64 bits), bool or None "
+            "that they must have"
         )
+
+
+def _is_text(value: object) -> bool:
+    try:
+        return type(value) is str and value.encode() is not None
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+
+
+def _is_plain(value: object) -> bool:
+    if type(value) is int:
+        return -(2**63) <= value < 2**63
+    if type(value) is float:
+        return isfinite(value)
+    return value is None or type(value) is bool or _is_text(value)
 
 
 def check_limit(value: int, what: str = "limit", most: int = MAX_PAGE) -> None:
@@ -85,25 +114,49 @@ def check_query(query: HistoryQuery) -> None:
     check_session_id(query.session_id)
     check_limit(query.limit)
     check_limit(query.offset, "offset", 2**53)
-    for moment in (query.start_time, query.end_time):
-        if moment is not None and (not isinstance(moment, datetime) or moment.tzinfo is None):
-            raise InvalidQueryError("start_time and end_time need a time zone: datetime.now(UTC)")
+    _check_times(query.start_time, query.end_time)
     if query.before is not None and query.after is not None:
         raise InvalidQueryError("a page is before one cursor or after one, not both")
     for cursor in (query.before, query.after):
         if cursor is not None:
             parse_cursor(cursor)
-    if query.record_types is not None:
-        _check_types(query.record_types)
+    _check_types(query.record_types, RECORD_TYPE_NAMES)
     _check_model(query.model)
 
 
-def _check_types(names: Sequence[str]) -> None:
-    known = isinstance(names, (tuple, list)) and all(name in RECORD_TYPE_NAMES for name in names)
-    if not known:
-        raise InvalidQueryError(
-            f"record_types is a tuple of some of: {', '.join(RECORD_TYPE_NAMES)}"
-        )
+def check_search(query: SearchQuery) -> None:
+    """Raise :class:`~asynchistory.InvalidQueryError` unless a store can answer this.
+
+    Raises:
+        InvalidSessionIdError: ``session_id`` cannot be one.
+        InvalidInputError: ``user_id`` cannot be one.
+    """
+    if query.session_id is not None:
+        check_session_id(query.session_id)
+    check_text_id(query.user_id, "a user id")
+    check_limit(query.limit)
+    _check_types(query.record_types, SEARCHED_TYPES)
+    _check_times(query.start_time, query.end_time)
+    if query.role is not None and not isinstance(query.role, str):
+        raise InvalidQueryError("a role is text, such as 'user'")
+    if query.order not in get_args(SearchOrder):
+        raise InvalidQueryError(f"a search is in the order {' or '.join(get_args(SearchOrder))}")
+    if isinstance(query.text, str) and len(query.text) > MAX_SEARCH:
+        raise InvalidQueryError(f"a search takes at most {MAX_SEARCH} characters")
+    search_terms(query.text)
+
+
+def _check_times(*moments: datetime | None) -> None:
+    for moment in moments:
+        if moment is not None and (not isinstance(moment, datetime) or moment.tzinfo is None):
+            raise InvalidQueryError("start_time and end_time need a time zone: datetime.now(UTC)")
+
+
+def _check_types(names: Sequence[str] | None, known: Sequence[str]) -> None:
+    if names is None:
+        return
+    if not isinstance(names, (tuple, list)) or not all(name in known for name in names):
+        raise InvalidQueryError(f"record_types is a tuple of some of: {', '.join(known)}")
 
 
 def _check_model(model: str | None) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from hashlib import blake2b
-from typing import Any, NamedTuple, TypeAlias, cast, get_args
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast, get_args
 
 import msgspec
 from msgspec.structs import replace
@@ -38,12 +38,14 @@ from asynchistory.records import (
     Usage,
 )
 
+T = TypeVar("T", bound=Record)
+
 #: A record takes at most this many bytes as JSON.
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 #: JSON nests at most this deep.
 MAX_DEPTH = 200
-#: Tokens of one call: what every JSON reader takes for an exact integer.
-MAX_TOKENS = 2**53
+#: Tokens of one call: so few that the sums over millions of calls stay within 64 bits.
+MAX_TOKENS = 10**12
 #: Seconds of one call.
 MAX_SECONDS = 1e9
 #: Money of one call, in units of its currency: what 64 bits hold at 1e-12 a unit.
@@ -230,11 +232,15 @@ def _text_json(record: Record) -> bytes | None:
 
 
 def _record_json(record: Record) -> bytes:
-    bare = replace(record, seq=0, session_id="", record_id="", timestamp=None)
-    if isinstance(bare, Checkpoint):
-        bare = replace(bare, epoch=None)  # it is the session's, which a rewrite changes
-    body = _checked_json(bare)
-    return _encode(_flatten(bare)) if b'"extra":' in body else body
+    content = bare(record)
+    body = _checked_json(content)
+    return _encode(_flatten(content)) if b'"extra":' in body else body
+
+
+def bare(record: T) -> T:
+    """The record without what the store gives to it."""
+    given = {"epoch": None} if isinstance(record, Checkpoint) else {}
+    return replace(record, seq=0, session_id="", record_id="", timestamp=None, **given)
 
 
 # -- what is refused ---------------------------------------------------------------------------
@@ -336,7 +342,7 @@ def _check_usage(record: TokenUsage | Usage, what: str = "token_usage") -> None:
     for name in Usage.__struct_fields__[1:]:
         count = getattr(record, name)
         if count is not None and not 0 <= count <= MAX_TOKENS:
-            raise InvalidRecordError(f"{name} of a {what} record must be 0 to 2**53")
+            raise InvalidRecordError(f"{name} of a {what} record must be 0 to 10**12")
 
 
 def _check_response(record: LLMResponse) -> None:
@@ -349,6 +355,8 @@ def _check_response(record: LLMResponse) -> None:
 
 
 def _check_cost(record: Cost) -> None:
+    if not record.currency:
+        raise InvalidRecordError("a cost needs its currency, such as USD")
     for name in ("input_cost", "output_cost", "total_cost"):
         amount: object = getattr(record, name)
         if amount is None:

@@ -262,15 +262,19 @@ class UnsupportedError(StorageError):
 
 
 class OutcomeUnknownError(StorageError):
-    """The connection was lost after a write was sent: it may or may not have happened.
+    """The store failed after a write was sent to it: it may or may not have happened.
 
     Attributes:
-        idempotency_key: repeat the call with it; it cannot be stored twice.
+        idempotency_key: the key of the call, None if it had none. Repeated with
+            its key it cannot be stored twice.
     """
 
-    def __init__(self, idempotency_key: str) -> None:
+    def __init__(self, idempotency_key: str | None) -> None:
         super().__init__(
-            "the outcome of this write is unknown; repeat the call with "
+            "the outcome of this write is unknown; look at the session's newest records before "
+            "you repeat the call, and give it an idempotency_key, with which it could be repeated"
+            if idempotency_key is None
+            else "the outcome of this write is unknown; repeat the call with "
             f"idempotency_key={idempotency_key!r}, which cannot store it twice"
         )
         self.idempotency_key = idempotency_key

@@ -9,12 +9,13 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from asynchistory.records import JSON, CorruptRecord, StoredRecord
+from asynchistory.records import JSON, CorruptRecord, Message, StoredRecord, ToolCall
 
 #: The most records that one page may hold.
 MAX_PAGE = 10_000
 
 GroupBy: TypeAlias = Literal["model", "provider", "day", "session", "user"]
+SearchOrder: TypeAlias = Literal["newest", "rank"]
 
 
 class Version(NamedTuple):
@@ -117,6 +118,46 @@ class HistoryPage(msgspec.Struct, frozen=True, kw_only=True):
 
     def __len__(self) -> int:
         return len(self.records)
+
+
+class SearchQuery(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defaults=True):
+    """Which messages and tool calls to find.
+
+    Attributes:
+        text: words, each of which occurs in what is found; anywhere, inside
+            other words too, in any case and any script.
+        session_id: only in this session, and what it shares with the one it was forked from.
+        user_id: only in this user's sessions.
+        record_types: only these, ``("message",)`` or ``("tool_call",)``; None for both.
+        role: only messages of this role.
+        start_time: at or after this time (with a time zone).
+        end_time: before this time (with a time zone).
+        order: ``newest`` first; or by ``rank``, where the words occur most for the length first.
+        limit: at most this many hits, 0 to 10,000.
+    """
+
+    text: str
+    session_id: str | None = None
+    user_id: str | None = None
+    record_types: tuple[str, ...] | None = None
+    role: str | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    order: SearchOrder = "newest"
+    limit: int = 20
+
+
+class SearchHit(msgspec.Struct, frozen=True, kw_only=True):
+    """A record that a search found.
+
+    ``snippet`` is the text around the first match, in one line, with ``…`` where
+    it is cut. ``highlights`` are the places in it, from (start) up to (end), that
+    match a word of the search.
+    """
+
+    record: Message | ToolCall
+    snippet: str
+    highlights: tuple[tuple[int, int], ...]
 
 
 class Tail(msgspec.Struct, frozen=True):

@@ -54,7 +54,7 @@ class Checkpoints(Writing):
             SequenceConflictError: ``expected_seq`` did not hold.
             StorageError: the store failed.
         """
-        check_text_id(name, "a checkpoint's name")
+        _check_name(name)
         record = Checkpoint(name=name, state=state)
         appended, [row] = await self._store(session_id, (record,), idempotency_key, expected_seq)
         stored = replace(
@@ -65,9 +65,7 @@ class Checkpoints(Writing):
             timestamp=from_microseconds(row.timestamp),
         )
         if appended.replayed:
-            earlier = await self._at(session_id, appended)
-            if isinstance(earlier, Checkpoint) and earlier.name == name:
-                stored = earlier
+            stored = await self._at(session_id, appended, record) or stored
         return _placed(stored, appended.epoch)
 
     async def get_checkpoint(self, session_id: str, name: str) -> Checkpoint:
@@ -77,7 +75,7 @@ class Checkpoints(Writing):
             SessionNotFoundError: there is no such session.
             CheckpointNotFoundError: it has no checkpoint of this name.
         """
-        check_text_id(name, "a checkpoint's name")
+        _check_name(name)
         for checkpoint in await self._newest(session_id, 1, name):
             return checkpoint
         raise CheckpointNotFoundError(session_id, name)
@@ -97,7 +95,8 @@ class Checkpoints(Writing):
         Raises:
             SessionNotFoundError: there is no such session.
         """
-        check_text_id(name, "a checkpoint's name")
+        if name is not None:
+            _check_name(name)
         check_limit(limit)
         return tuple(reversed(await self._newest(session_id, limit, name)))
 
@@ -123,6 +122,10 @@ class Checkpoints(Writing):
             ]
             cursor = page.next
         return found[:count]
+
+
+def _check_name(name: str) -> None:
+    check_text_id("" if name is None else name, "a checkpoint's name")
 
 
 def _placed(checkpoint: Checkpoint, epoch: int) -> Checkpoint:

@@ -18,18 +18,18 @@ from asynchistory.records import (
     JSON,
     AnyPart,
     AnyRecord,
+    Checkpoint,
     Cost,
     LLMRequest,
     LLMResponse,
     Message,
-    StoredRecord,
     TokenUsage,
     ToolCall,
     Usage,
     money,
 )
 
-R = TypeVar("R", Message, ToolCall, LLMRequest, LLMResponse, TokenUsage, Cost)
+R = TypeVar("R", Message, ToolCall, LLMRequest, LLMResponse, TokenUsage, Cost, Checkpoint)
 
 
 class WriteOptions(TypedDict, total=False):
@@ -62,8 +62,8 @@ class Recording(ABC):
         """Append records; returns where they stand, and their rows."""
 
     @abstractmethod
-    async def _at(self, session_id: str, appended: Appended) -> StoredRecord | None:
-        """The record that an earlier call stored, if it is still there."""
+    async def _at(self, session_id: str, appended: Appended, record: R) -> R | None:
+        """The record as an earlier call stored it, if it is still there."""
 
     async def record_message(
         self,
@@ -227,8 +227,7 @@ class Recording(ABC):
         )
         if not appended.replayed:
             return stored
-        earlier = await self._at(session_id, appended)
-        return earlier if isinstance(earlier, type(record)) else stored
+        return await self._at(session_id, appended, record) or stored
 
 
 def _money(amount: Decimal | str | float | None) -> Decimal | None:

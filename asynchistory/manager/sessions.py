@@ -16,7 +16,7 @@ from asynchistory.checks import (
     check_text_id,
 )
 from asynchistory.codec import encode_json, to_microseconds
-from asynchistory.errors import InvalidRecordError, SessionNotFoundError
+from asynchistory.errors import InvalidInputError, InvalidRecordError, SessionNotFoundError
 from asynchistory.manager.base import Base
 from asynchistory.queries import Removed, Session, SessionPage
 from asynchistory.records import JSON
@@ -47,7 +47,7 @@ class Sessions(Base):
         session_id = uuid4().hex if session_id is None else session_id
         check_session_id(session_id)
         self._check_fields(user_id, title, metadata, expires_at)
-        return await self.storage.create_session(
+        session = await self.storage.create_session(
             session_id,
             user_id=user_id,
             title=title,
@@ -55,6 +55,9 @@ class Sessions(Base):
             expires_at=expires_at,
             exist_ok=exist_ok,
         )
+        if not session.seq:  # what is held under this id is of one that is gone
+            self._rewritten(session_id)
+        return session
 
     async def get_session(self, session_id: str) -> Session:
         """The session.
@@ -164,9 +167,11 @@ class Sessions(Base):
         check_seq(at_seq, "at_seq")
         check_seq(epoch, "epoch")
         self._check_fields(user_id, title, metadata, expires_at)
-        return await self.storage.fork(
-            ForkPlan(session_id, new_id, at_seq, epoch, user_id, title, metadata, expires_at)
-        )
+        plan = ForkPlan(session_id, new_id, at_seq, epoch, user_id, title, metadata, expires_at)
+        try:
+            return await self.storage.fork(plan)
+        finally:
+            self._rewritten(new_id)
 
     async def prune(self, older_than: datetime | timedelta | None = None) -> Removed:
         """Delete the sessions that are expired, and those last written before ``older_than``.
@@ -175,7 +180,10 @@ class Sessions(Base):
         writes go on meanwhile; cancelled, it has deleted some.
         """
         if isinstance(older_than, timedelta):
-            older_than = datetime.now(UTC) - older_than
+            try:
+                older_than = datetime.now(UTC) - older_than
+            except OverflowError:
+                raise InvalidInputError("older_than goes back to before the year 1") from None
         if older_than is not None:
             to_microseconds(older_than)
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from asynchistory.checks import check_limit, check_seq, check_session_id, check_text_id
-from asynchistory.codec import Row, digest, encode_record
-from asynchistory.errors import ConflictError, InvalidRecordError
+from asynchistory.codec import Row, bare, digest, encode_record
+from asynchistory.errors import ConflictError, InvalidRecordError, OutcomeUnknownError
 from asynchistory.manager.base import Base
-from asynchistory.manager.recording import Recording
+from asynchistory.manager.recording import R, Recording
 from asynchistory.queries import Appended, HistoryQuery, Truncated, Version
-from asynchistory.records import AnyRecord, StoredRecord
+from asynchistory.records import AnyRecord
 from asynchistory.storage.calls import call_facts
 from asynchistory.storage.port import Batch, Cut
+
+
+@contextmanager
+def _naming(key: str | None) -> Iterator[None]:
+    """Say of an unknown outcome with which key the call can be repeated."""
+    try:
+        yield
+    except OutcomeUnknownError:
+        raise OutcomeUnknownError(key) from None
 
 
 class Writing(Base, Recording):
@@ -67,7 +77,8 @@ class Writing(Base, Recording):
         """
         batch = self._batch("replace", session_id, records, idempotency_key, expected_seq)
         try:
-            return await self.storage.replace(batch)
+            with _naming(idempotency_key):
+                return await self.storage.replace(batch)
         finally:
             self._rewritten(session_id)
 
@@ -137,7 +148,8 @@ class Writing(Base, Recording):
             content = digest(f"cut {cut.to_seq} {cut.newest}", ())
             cut = cut._replace(idempotency_key=key, digest=content)
         try:
-            return await self.storage.truncate(cut)
+            with _naming(key):
+                return await self.storage.truncate(cut)
         finally:
             self._rewritten(cut.session_id)
 
@@ -156,6 +168,9 @@ class Writing(Base, Recording):
             appended = await self.storage.append(batch)
         except ConflictError:
             raise
+        except OutcomeUnknownError:
+            self._rewritten(session_id)
+            raise OutcomeUnknownError(idempotency_key) from None
         except BaseException:
             # Whatever ended the wait, the batch may be stored (or an outcome unknown).
             self._rewritten(session_id)
@@ -181,8 +196,9 @@ class Writing(Base, Recording):
         calls = call_facts(records, rows)
         return Batch(session_id, rows, calls, idempotency_key, content, expected_seq)
 
-    async def _at(self, session_id: str, appended: Appended) -> StoredRecord | None:
-        """The record that an earlier call stored, if it is still there."""
+    async def _at(self, session_id: str, appended: Appended, record: R) -> R | None:
         query = HistoryQuery(session_id, offset=appended.first_seq - 1, limit=1)
         page = await self.storage.read(query)
-        return page.records[0] if page.records else None
+        found = page.records[0] if page.records else None
+        # The session may have been rewritten since, so that something else stands there.
+        return found if isinstance(found, type(record)) and bare(found) == bare(record) else None

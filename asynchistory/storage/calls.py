@@ -104,7 +104,7 @@ def _facts(record: LLMRequest | LLMResponse | TokenUsage | Cost, day: int) -> Ca
         return base._replace(
             # A call that failed is recorded as a response that gives "error" for its end.
             responded=int(record.finish_reason != "error"),
-            finish_reason=record.finish_reason,
+            finish_reason=record.finish_reason or None,
             response_us=_us(record.response_time),
             first_token_us=_us(record.time_to_first_token),
             **_usage(record.usage, 1),

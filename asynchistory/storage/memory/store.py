@@ -199,7 +199,9 @@ class MemoryStorage(Archiving):
         }
         with self._lock:
             home = self._find(session_id)
-            home.change(**{name: value for name, value in given.items() if value is not None})
+            changes = {name: value for name, value in given.items() if value is not None}
+            if changes:
+                home.change(**changes)
             return deepcopy(home.session)
 
     async def delete_session(self, session_id: str) -> bool:
@@ -250,11 +252,16 @@ class MemoryStorage(Archiving):
         await self._enter()
         with self._lock:
             homes = [home for home in self._homes.values() if due(home.session)][:most]
-            for home in homes:
-                del self._homes[home.session.id]
-                for other in self._homes.values():
-                    other.orphan(home.session.id)
-            return [Deleted(home.session.id, len(home.own_rows())) for home in homes]
+            return [Deleted(home.session.id, self._remove(home)) for home in homes]
+
+    def _remove(self, home: Home) -> int:
+        """Delete a session; returns how many records no other one shares."""
+        del self._homes[home.session.id]
+        gone = {place for place, _ in home.rows}
+        for other in self._homes.values():
+            other.orphan(home.session.id)
+            gone.difference_update(place for place, _ in other.rows)
+        return len(gone)
 
     async def health(self) -> StoreHealth:
         await self._enter()

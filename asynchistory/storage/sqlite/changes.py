@@ -21,7 +21,7 @@ from asynchistory.records import StoredRecord
 from asynchistory.storage.calls import CALL_TYPES, CallFacts, calls_in
 from asynchistory.storage.port import Batch, Cut, Deleted, ForkPlan, Key, fork_seq, stays
 from asynchistory.storage.sqlite import keys
-from asynchistory.storage.sqlite.segments import MAX_DEPTH, segments, select_records
+from asynchistory.storage.sqlite.segments import segments, select_records
 from asynchistory.storage.sqlite.sql import rows, scalar
 from asynchistory.storage.sqlite.writes import Place, WriteGroup, check_seq, replay
 
@@ -104,12 +104,11 @@ def fork(group: WriteGroup, plan: ForkPlan) -> Session:
         group.db, "SELECT user_id, title, metadata FROM sessions WHERE sid = ?", (parent.sid,)
     )[0]
     place = group.create(plan.new_id)
-    chain = segments(group.db, parent.sid, 0, seq)
-    shared = plan.user_id in (None, owner) and 0 < len(chain) <= MAX_DEPTH
-    if shared:
-        base, base_seq = chain[-1].sid, seq
+    base, base_seq = None, 0
+    if plan.user_id in (None, owner):
+        base, base_seq = _resting(group, parent.sid, seq)
     else:
-        base, base_seq = None, 0
+        chain = segments(group.db, parent.sid, 0, seq)
         copies = ((place.sid, *row) for row in select_records(group.db, chain))
         group.db.executemany(_COPY, copies)
     place.seq = seq
@@ -175,6 +174,12 @@ def _check_epoch(session_id: str, epoch: int | None, place: Place) -> None:
         raise EpochChangedError(session_id)
 
 
+def _resting(group: WriteGroup, sid: int, seq: int) -> tuple[int | None, int]:
+    """Where a fork of the first ``seq`` records rests: on the session that has the last of them."""
+    places = segments(group.db, sid, max(0, seq - 1), seq)
+    return (places[0].sid, seq) if places else (None, 0)
+
+
 def _rest(group: WriteGroup, sid: int) -> _Rest:
     found = rows(group.db, "SELECT base, base_seq, fork_seq FROM sessions WHERE sid = ?", (sid,))
     return _Rest(*found[0])
@@ -205,7 +210,10 @@ def _shrink(group: WriteGroup, place: Place, left: int) -> None:
     _hand_on(group, place.sid, rest, left)
     group.db.execute("DELETE FROM records WHERE sid = ? AND seq > ?", (place.sid, left))
     place.seq, place.epoch = left, group.next_epoch()
-    kept = _Rest(rest.base if left else None, min(rest.base_seq, left), min(rest.fork_seq, left))
+    base, base_seq = rest.base, rest.base_seq
+    if base is not None and left < base_seq:
+        base, base_seq = _resting(group, base, left)
+    kept = _Rest(base, base_seq, min(rest.fork_seq, left))
     group.db.execute(
         "UPDATE sessions SET seq = ?, epoch = ?, updated = ?, base = ?, base_seq = ?, "
         "fork_seq = ? WHERE sid = ?",
@@ -217,9 +225,12 @@ def _shrink(group: WriteGroup, place: Place, left: int) -> None:
 
 def _hand_on(group: WriteGroup, sid: int, rest: _Rest, left: int) -> None:
     """Give what forks rest on, beyond the first ``left`` records, to one of them."""
+    # Of those that reach as far the longest first, which most likely was an heir before: then
+    # what rests on it need not rest on a further one.
     forks = rows(
         group.db,
-        "SELECT sid, base_seq FROM sessions WHERE base = ? AND base_seq > ? ORDER BY base_seq DESC",
+        "SELECT sid, base_seq FROM sessions WHERE base = ? AND base_seq > ? "
+        "ORDER BY base_seq DESC, seq DESC",
         (sid, left),
     )
     if not forks:

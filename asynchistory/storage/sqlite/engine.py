@@ -18,7 +18,12 @@ from typing import Any, TypeVar
 
 import apsw
 
-from asynchistory.errors import AsyncHistoryError, LifecycleError, NotOpenError
+from asynchistory.errors import (
+    AsyncHistoryError,
+    LifecycleError,
+    NotOpenError,
+    OutcomeUnknownError,
+)
 from asynchistory.queries import StoreStatistics
 from asynchistory.runs import Waiter, new_waiter, wake
 from asynchistory.storage.sqlite.monitor import Counters, check_present
@@ -261,7 +266,8 @@ class Engine:
         # Only now, so that until here a cancellation could take them back.
         jobs = self._claim(self._queue, self._share())
         failure = self._transact(db, jobs)
-        if failure is not None and len(jobs) > 1:
+        unknown = isinstance(failure, OutcomeUnknownError)
+        if failure is not None and len(jobs) > 1 and not unknown:
             for job in jobs:
                 self._alone(db, job)
             failure = None
@@ -302,7 +308,11 @@ class Engine:
             job.error = translate(error, self.path)
 
     def _transact(self, db: apsw.Connection, jobs: list[_Job]) -> BaseException | None:
-        """Do the jobs and commit. A returned error means that nothing of them is stored."""
+        """Do the jobs and commit. A returned error means that nothing of them is stored.
+
+        Unless it says that this is unknown.
+        """
+        committing = False
         try:
             group = WriteGroup(db, self._known_places(db))
             for job in jobs:
@@ -315,16 +325,37 @@ class Engine:
             # Now, so that the loop makes their next writes while the disk takes these.
             self._deliver()
             with self.counters.commit(len(jobs)):
+                committing = True
                 db.execute("COMMIT")
         except Exception as error:
             self._places.clear()
             with suppress(apsw.Error):
                 if db.in_transaction:
                     db.execute("ROLLBACK")
+            if committing and not self._undo(db):
+                return OutcomeUnknownError(None)
             return (
                 translate(error, self.path) if isinstance(error, (apsw.Error, OSError)) else error
             )
         return None
+
+    def _undo(self, db: apsw.Connection) -> bool:
+        """Make sure that a commit that failed has not happened; whether that is sure now.
+
+        All of it may stand in the log, where a process that opens the file after this one
+        has died would find it. A commit of something else takes its place there.
+        """
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            # An epoch that nothing will have: a change, or there would be nothing to write.
+            db.execute("UPDATE counters SET value = value + 1 WHERE name = 'epoch'")
+            db.execute("COMMIT")
+        except apsw.Error:
+            with suppress(apsw.Error):
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+            return False
+        return True
 
     def _known_places(self, db: apsw.Connection) -> dict[str, Place]:
         """Where sessions stand, as far as that is known and no other process has written since."""

@@ -33,7 +33,7 @@ def insert(db: apsw.Connection, gathered: Gathered) -> None:
     """Store keys, and lead each session to its last one."""
     rows = [(key.key, sid, *key[1:], prev) for (sid, _), (key, prev) in gathered.items()]
     db.executemany(_INSERT, rows)
-    last = dict(gathered)
+    last = dict(gathered.keys())  # by session: of several the one that came last
     db.executemany(_LEAD, [(key, sid) for sid, key in last.items()])
 
 

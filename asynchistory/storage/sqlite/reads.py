@@ -21,7 +21,7 @@ from asynchistory.queries import (
 )
 from asynchistory.records import JSON, StoredRecord
 from asynchistory.storage.cursors import make_cursor, parse_cursor, seq_of
-from asynchistory.storage.sqlite.segments import COLUMNS, Segment, segments, select_records
+from asynchistory.storage.sqlite.segments import COLUMNS, count_records, segments, select_records
 from asynchistory.storage.sqlite.sql import rows, scalar
 from asynchistory.storage.text import matches
 
@@ -30,6 +30,11 @@ _SESSION = (
     "SELECT s.id, s.user_id, s.title, s.metadata, s.created, s.updated, s.seq, s.epoch, "
     "p.id, s.fork_seq, s.expires, s.sid "
     "FROM sessions s LEFT JOIN sessions p ON p.sid = s.forked_from "
+)
+#: The records of the segments in a JSON array.
+_IN_SEGMENTS = (
+    "json_each(?) j JOIN records r ON r.sid = j.value ->> 0 AND r.seq > j.value ->> 1 "
+    "AND r.seq <= j.value ->> 2"
 )
 _TYPE_NAMES = {code: name for name, code in TYPE_CODES.items()}
 
@@ -55,7 +60,9 @@ def page(db: apsw.Connection, query: HistoryQuery) -> HistoryPage:
         raise SessionNotFoundError(query.session_id)
     sid, epoch, seq = found
     where, values = _filters(query)
-    total = _total(db, segments(db, sid, 0, seq), where, values) if query.with_total else None
+    total = None
+    if query.with_total:
+        total = count_records(db, segments(db, sid, 0, seq), where, values)
     low, high = 0, seq
     if query.after is not None:
         low = seq_of(query.after, query.session_id, epoch)
@@ -78,20 +85,6 @@ def page(db: apsw.Connection, query: HistoryQuery) -> HistoryPage:
         page_rows.reverse()
     records = tuple(decode_row(query.session_id, row, query.strict) for row in page_rows)
     return HistoryPage(records=records, total=total, next=cursor)
-
-
-def _total(db: apsw.Connection, places: list[Segment], where: str, values: list[Any]) -> int:
-    inside, bounds = _inside(places)
-    sql = f"SELECT count(*) FROM records r WHERE {inside} AND {where}"
-    total: int = scalar(db, sql, (*bounds, *values))
-    return total
-
-
-def _inside(places: list[Segment]) -> tuple[str, list[int]]:
-    """The condition of records in these segments, and its values."""
-    one = "(r.sid = ? AND r.seq > ? AND r.seq <= ?)"
-    values = [value for place in places for value in place]
-    return f"({' OR '.join([one] * len(places)) or 'false'})", values
 
 
 def _filters(query: HistoryQuery) -> tuple[str, list[Any]]:
@@ -164,8 +157,8 @@ def sessions(
     for name, value in (metadata or {}).items():
         # Through json_each: a name may hold what a path expression takes for its own.
         where.append(
-            "EXISTS(SELECT 1 FROM json_each(s.metadata) m WHERE m.key = ? AND m.value IS ? "
-            "AND (m.type IN ('true', 'false')) = ?)"
+            "EXISTS(SELECT 1 FROM json_each(s.metadata) m WHERE m.key = ? AND m.atom IS ? "
+            "AND m.type NOT IN ('array', 'object') AND (m.type IN ('true', 'false')) = ?)"
         )
         values += [name, value, isinstance(value, bool)]
     if after is not None:
@@ -190,43 +183,45 @@ def summary(db: apsw.Connection, session_id: str) -> SessionSummary | None:
     found = _place(db, session_id)
     if session is None or found is None:
         return None
-    inside, values = _inside(segments(db, found[0], 0, found[2]))
-    return SessionSummary(session=session, **_count(db, inside, tuple(values)))
+    places = msgspec.json.encode(segments(db, found[0], 0, found[2])).decode()
+    return SessionSummary(session=session, **_count(db, _IN_SEGMENTS, (places,)))
 
 
 def counts(db: apsw.Connection) -> StoreCounts:
     """See :meth:`asynchistory.storage.port.Storage.counts`."""
     number = scalar(db, "SELECT count(*) FROM sessions")
-    return StoreCounts(sessions=number, **_count(db, "true", ()))
+    return StoreCounts(sessions=number, **_count(db, "records r", ()))
 
 
-def _count(db: apsw.Connection, where: str, values: tuple[object, ...]) -> dict[str, Any]:
+def _count(db: apsw.Connection, source: str, values: tuple[object, ...]) -> dict[str, Any]:
     message = TYPE_CODES["message"]
-    types = rows(
-        db, f"SELECT r.type, count(*) FROM records r WHERE {where} GROUP BY 1 ORDER BY 1", values
-    )
+    types = rows(db, f"SELECT r.type, count(*) FROM {source} GROUP BY 1 ORDER BY 1", values)
     roles = rows(
         db,
-        f"SELECT json_extract({_VALID}, '$.role') AS role, count(*) FROM records r "
-        f"WHERE r.type = ? AND {where} GROUP BY 1 HAVING role IS NOT NULL ORDER BY 1",
-        (message, *values),
+        f"SELECT {_as_bytes('$.role')} AS role, count(*) FROM {source} "
+        "WHERE r.type = ? GROUP BY 1 HAVING role IS NOT NULL ORDER BY 1",
+        (*values, message),
     )
-    parts: dict[str, int] = dict(
+    parts: dict[bytes, int] = dict(
         rows(
             db,
-            "SELECT json_extract(p.value, '$.type'), count(*) "
-            f"FROM records r, json_each({_VALID}, '$.parts') p "
-            f"WHERE r.type = ? AND {where} GROUP BY 1",
-            (message, *values),
+            "SELECT CAST(json_extract(p.value, '$.type') AS BLOB), count(*) "
+            f"FROM {source}, json_each({_VALID}, '$.parts') p WHERE r.type = ? GROUP BY 1",
+            (*values, message),
         )
     )
     return {
         "records": sum(number for _, number in types),
         "record_types": {_TYPE_NAMES.get(code, str(code)): number for code, number in types},
-        "roles": dict(roles),
-        "tool_calls": parts.get("tool_call", 0),
-        "tool_results": parts.get("tool_result", 0),
+        "roles": {role.decode(errors="replace"): number for role, number in roles},
+        "tool_calls": parts.get(b"tool_call", 0),
+        "tool_results": parts.get(b"tool_result", 0),
     }
+
+
+def _as_bytes(path: str) -> str:
+    """A piece of a body. Damaged, it may be text that is no Unicode."""
+    return f"CAST(json_extract({_VALID}, '{path}') AS BLOB)"
 
 
 def _place(db: apsw.Connection, session_id: str) -> tuple[int, int, int] | None:

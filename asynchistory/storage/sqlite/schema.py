@@ -32,13 +32,22 @@ def create_file(path: Path) -> None:
     if path.is_dir():
         raise _unavailable(path, "is a folder; use the name of a file in it")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         sync_folder(path)
     except FileExistsError:
         pass
     except OSError as error:
         raise translate(error, path) from None
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder and those above it that are missing, each durable in the one above."""
+    if folder.exists():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder)
 
 
 def sync_folder(path: Path) -> None:
@@ -55,6 +64,17 @@ def sync_folder(path: Path) -> None:
 def connect(path: Path, *, durability: str, timeout: float) -> apsw.Connection:
     """Open a connection to an existing file, set up as all of ours are."""
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    try:
+        _set_up(connection, durability, timeout)
+    except BaseException:
+        # Closed later, by the garbage collector, it would take along the log of whatever file
+        # has this name by then.
+        connection.close(True)
+        raise
+    return connection
+
+
+def _set_up(connection: apsw.Connection, durability: str, timeout: float) -> None:
     connection.set_busy_timeout(int(timeout * 1000))
     synchronous = "FULL" if durability == "full" else "NORMAL"
     for pragma in (
@@ -67,7 +87,6 @@ def connect(path: Path, *, durability: str, timeout: float) -> apsw.Connection:
         "secure_delete=ON",  # what is deleted is overwritten, or an erasure would not be one
     ):
         connection.execute(f"PRAGMA {pragma}")
-    return connection
 
 
 def open_writer(path: Path, *, durability: str, timeout: float) -> apsw.Connection:
@@ -115,6 +134,8 @@ def _check_header(path: Path) -> None:
         raise translate(error, path) from None
     if not header:
         return
+    if not any(header) and path.with_name(f"{path.name}-journal").exists():
+        return  # a power cut came while the file was made; SQLite takes that back
     if not header.startswith(b"SQLite format 3\0"):
         raise _foreign(path, "not a database")
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from asynchistory.storage.sqlite.sql import rows
+from asynchistory.storage.sqlite.sql import rows, scalar
 
-#: A fork of a fork of ... rests on at most so many sessions; the next one copies.
-MAX_DEPTH = 16
 #: The body as bytes, not text: damaged UTF-8 must not fail the whole read.
 COLUMNS = "r.seq, r.type, r.ts, r.id, CAST(r.body AS BLOB), r.crc"
+
+
+_ALL = 2**62
 
 
 class Segment(NamedTuple):
@@ -45,21 +46,32 @@ def select_records(
     where: str = "true",
     values: Sequence[Any] = (),
     backwards: bool = False,
-    limit: int = -1,
+    limit: int = _ALL,
     offset: int = 0,
 ) -> list[Any]:
     """Rows of the segments' records that ``where`` finds, in order of seq.
 
     Segment by segment, so that SQLite reads no further than the limit.
     """
-    if not places:
-        return []
-    select = (
-        f"SELECT {COLUMNS} FROM records r WHERE r.sid = ? AND r.seq > ? AND r.seq <= ? AND {where}"
+    sql = (
+        f"SELECT {COLUMNS} FROM records r WHERE r.sid = ? AND r.seq > ? AND r.seq <= ? AND {where} "
+        f"ORDER BY r.seq {'DESC' if backwards else 'ASC'} LIMIT ? OFFSET ?"
     )
-    return rows(
-        db,
-        " UNION ALL ".join([select] * len(places))
-        + f" ORDER BY 1 {'DESC' if backwards else 'ASC'} LIMIT ? OFFSET ?",
-        (*(value for place in places for value in (*place, *values)), limit, offset),
-    )
+    found: list[Any] = []
+    for place in reversed(places) if backwards else places:
+        some = rows(db, sql, (*place, *values, limit - len(found), offset))
+        if offset:
+            # All of this segment was passed over, or all that had to be.
+            offset = 0 if some else offset - count_records(db, [place], where, values)
+        found += some
+        if len(found) >= limit:
+            break
+    return found
+
+
+def count_records(
+    db: apsw.Connection, places: Sequence[Segment], where: str, values: Sequence[Any]
+) -> int:
+    """How many of the segments' records ``where`` finds."""
+    sql = f"SELECT count(*) FROM records r WHERE r.sid = ? AND r.seq > ? AND r.seq <= ? AND {where}"
+    return sum(scalar(db, sql, (*place, *values)) for place in places)
