@@ -29,7 +29,9 @@ if TYPE_CHECKING:
         Conversation as Conversation,
     )
     from asynchistory.errors import (
+        ArchiveError as ArchiveError,
         AsyncHistoryError as AsyncHistoryError,
+        BackupExistsError as BackupExistsError,
         BridgeClosedError as BridgeClosedError,
         BusyError as BusyError,
         CheckpointNotFoundError as CheckpointNotFoundError,
@@ -60,10 +62,12 @@ if TYPE_CHECKING:
         OutcomeUnknownError as OutcomeUnknownError,
         RecordTooLargeError as RecordTooLargeError,
         SequenceConflictError as SequenceConflictError,
+        SessionDiffersError as SessionDiffersError,
         SessionExistsError as SessionExistsError,
         SessionNotFoundError as SessionNotFoundError,
         StorageError as StorageError,
         StorageUnavailableError as StorageUnavailableError,
+        UnsupportedError as UnsupportedError,
     )
     from asynchistory.llm.factory import (
         FactoryStatistics as FactoryStatistics,
@@ -90,7 +94,9 @@ if TYPE_CHECKING:
         ScriptedClient as ScriptedClient,
     )
     from asynchistory.manager import (
+        AnyLines as AnyLines,
         AsyncHistoryManager as AsyncHistoryManager,
+        Export as Export,
         OrphanToolResult as OrphanToolResult,
         PendingToolCall as PendingToolCall,
         Repaired as Repaired,
@@ -107,6 +113,7 @@ if TYPE_CHECKING:
         GroupBy as GroupBy,
         HistoryPage as HistoryPage,
         HistoryQuery as HistoryQuery,
+        Imported as Imported,
         LLMStatistics as LLMStatistics,
         Removed as Removed,
         Session as Session,
@@ -117,6 +124,7 @@ if TYPE_CHECKING:
         StoreStatistics as StoreStatistics,
         TokenStatistics as TokenStatistics,
         Truncated as Truncated,
+        Verification as Verification,
         Version as Version,
     )
     from asynchistory.records import (
@@ -223,7 +231,9 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "LLMRequestError",
         "LLMServerError",
         "LLMResponseError",
+        "ArchiveError",
         "AsyncHistoryError",
+        "BackupExistsError",
         "BridgeClosedError",
         "BusyError",
         "CheckpointNotFoundError",
@@ -245,13 +255,17 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "OutcomeUnknownError",
         "RecordTooLargeError",
         "SequenceConflictError",
+        "SessionDiffersError",
         "SessionExistsError",
         "SessionNotFoundError",
         "StorageError",
         "StorageUnavailableError",
+        "UnsupportedError",
     ),
     "manager": (
+        "AnyLines",
         "AsyncHistoryManager",
+        "Export",
         "OrphanToolResult",
         "PendingToolCall",
         "Repaired",
@@ -268,6 +282,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "GroupBy",
         "HistoryPage",
         "HistoryQuery",
+        "Imported",
         "LLMStatistics",
         "Removed",
         "Session",
@@ -278,6 +293,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "StoreStatistics",
         "TokenStatistics",
         "Truncated",
+        "Verification",
         "Version",
     ),
     "records": (

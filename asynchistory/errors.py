@@ -133,7 +133,10 @@ class SessionExistsError(AsyncHistoryError):
     """
 
     def __init__(self, session_id: str) -> None:
-        super().__init__(f"session {session_id!r} exists; pass exist_ok=True to use it as it is")
+        super().__init__(
+            f"session {session_id!r} exists; choose another id, or get it with get_session() "
+            "or create_session(exist_ok=True)"
+        )
         self.session_id = session_id
 
 

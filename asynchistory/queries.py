@@ -297,8 +297,8 @@ class StoreHealth(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         url: the store, without secrets.
         problem: what failed, None if nothing did.
-        write_time: seconds that a write took which changes nothing; it waits in the
-            queue like all others. None if it failed.
+        write_time: seconds that a small write took, to the disk and with its wait in
+            the queue. None if it failed.
         read_time: seconds that a read took, None if it failed or was not tried.
         file_bytes: the size of the database, None if it was not read.
         wal_bytes: the size of the write-ahead log beside it.

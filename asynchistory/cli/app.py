@@ -22,8 +22,14 @@ COMMANDS = {
     "show": "showing",
     "search": "searching",
     "stats": "stats",
+    "fork": "forking",
     "export": "exporting",
+    "backup": "backing_up",
+    "verify": "verifying",
     "rm": "removing",
+    "prune": "pruning",
+    "erase": "erasing",
+    "health": "health",
 }
 INTERRUPTED = 130
 #: What a shell reports of a program that SIGPIPE ended, as it ends most under ``| head``.

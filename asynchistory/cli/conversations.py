@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import msgspec
 
-from asynchistory.checks import check_session_id
-from asynchistory.cli import native
+from asynchistory.archive import Archived, is_line, read
+from asynchistory.cli.sources import decoded
 from asynchistory.codec import encode_json, encode_record
 from asynchistory.errors import InvalidInputError
 from asynchistory.formats import from_openai
@@ -29,14 +28,10 @@ class Conversation(NamedTuple):
     key: str
     records: list[AnyRecord]
     metadata: dict[str, Any]
-    title: str | None = None
-    user_id: str | None = None
-    expires_at: datetime | None = None
-    damaged: int = 0
 
 
-def conversation_of(value: Any, seen: Counter[str]) -> Conversation:
-    """The conversation in a decoded item of a file.
+def conversation_of(content: Any, seen: Counter[str]) -> Conversation | Archived:
+    """The conversation in an item of a file, or the session if it is a line of an export.
 
     ``seen`` counts the contents met in this file, so that two equal
     conversations are two, and the same two when the file is imported again.
@@ -44,8 +39,9 @@ def conversation_of(value: Any, seen: Counter[str]) -> Conversation:
     Raises:
         InvalidInputError: it is not a conversation, or one that cannot be stored.
     """
-    if native.is_native(value):
-        return _exported(value)
+    value = decoded(content)
+    if is_line(value):
+        return read(_bytes(content, value))
     messages, rest = _messages(value)
     records = [_record(number, message) for number, message in enumerate(messages, 1)]
     metadata = {"import": rest} if rest else {}
@@ -100,23 +96,10 @@ def _record(number: int, message: Any) -> AnyRecord:
     return record
 
 
-def _exported(value: dict[str, Any]) -> Conversation:
-    session, records, damaged = native.read(value)
-    check_session_id(session.id)
-    encode_json([session.title, session.metadata], "the session's title and metadata")
-    for number, record in enumerate(records, 1):
-        try:
-            encode_record(record)
-        except InvalidInputError as error:
-            raise InvalidInputError(f"record {number}: {error}") from None
-    content = blake2b(_canonical(value["records"]), digest_size=10).hexdigest()
-    return Conversation(
-        session.id,
-        f"import:{content}",
-        records,
-        session.metadata,
-        title=session.title,
-        user_id=session.user_id,
-        expires_at=session.expires_at,
-        damaged=damaged,
-    )
+def _bytes(content: Any, value: Any) -> bytes:
+    if isinstance(content, (bytes, msgspec.Raw)):
+        return bytes(content)
+    try:
+        return msgspec.json.encode(value)
+    except (ValueError, OverflowError, RecursionError):
+        raise InvalidInputError("the exported session is not plain JSON") from None

@@ -56,12 +56,25 @@ async def _export(history: AsyncHistoryManager, names: tuple[str, ...], form: st
 
     # All names are looked up first, so that a wrong one leaves nothing half written.
     named = [await find_session(history, name) for name in names]
+    if form == "jsonl":
+        ids: list[str | None] = [session.id for session in named]
+        return sum([await _export_lines(history, session_id) for session_id in ids or [None]])
     writer = _WRITERS[form]()
     writer.start()
     async for session in all_sessions(history) if not names else _each(named):
         await _export_one(writer, session, all_pages(history, session.id))
     writer.end()
     return writer.damaged
+
+
+async def _export_lines(history: AsyncHistoryManager, session_id: str | None) -> int:
+    """Write one session, or all, without loss; returns how many records are damaged."""
+    from asynchistory.cli.output import escaped_json, write
+
+    async with history.export(session_id) as lines:
+        async for line in lines:
+            write(escaped_json(line))
+    return lines.damaged
 
 
 async def _each(sessions: list[Session]) -> AsyncIterator[Session]:
@@ -104,24 +117,6 @@ class _Writer:
     def finish(self) -> None: ...
 
     def end(self) -> None: ...
-
-
-class _NativeWriter(_Writer):
-    def begin(self, session: Session) -> None:
-        from asynchistory.cli import native
-
-        self._native = native
-        self._comma = b""
-        self._write(native.head(session))
-
-    def page(self, page: HistoryPage) -> None:
-        super().page(page)
-        if page.records:
-            self._write(self._comma + self._native.body(page.records))
-            self._comma = b","
-
-    def finish(self) -> None:
-        self._write(self._native.END)
 
 
 class _ListWriter(_Writer):
@@ -176,7 +171,6 @@ class _AnthropicWriter(_ListWriter):
 
 
 _WRITERS: dict[str, type[_Writer]] = {
-    "jsonl": _NativeWriter,
     "openai": _OpenAIWriter,
     "anthropic": _AnthropicWriter,
 }

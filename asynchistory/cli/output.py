@@ -150,9 +150,12 @@ def json_bytes(value: Any) -> bytes:
     """A value as JSON in UTF-8, in which no control character stands raw."""
     import msgspec  # late, since help needs none of it
 
-    return _RAW_IN_JSON.sub(
-        lambda match: b"\\u00%02x" % (match[1] or match[0])[0], msgspec.json.encode(value)
-    )
+    return escaped_json(msgspec.json.encode(value))
+
+
+def escaped_json(data: bytes) -> bytes:
+    """JSON in UTF-8 that says the same, with all control characters escaped."""
+    return _RAW_IN_JSON.sub(lambda match: b"\\u00%02x" % (match[1] or match[0])[0], data)
 
 
 def print_json(value: Any) -> None:

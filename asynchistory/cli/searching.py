@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import click
@@ -12,9 +11,6 @@ from asynchistory.cli.options import Settings, common
 if TYPE_CHECKING:
     from asynchistory.manager import AsyncHistoryManager
     from asynchistory.records import StoredRecord
-
-#: Characters shown before and after the first match.
-BEFORE, AFTER = 30, 90
 
 
 @click.command("search", short_help="Find messages by the words in them.")
@@ -92,32 +88,15 @@ def _marked(parts: list[tuple[str, bool]]) -> str:
 def snippet(text: str, terms: list[str]) -> list[tuple[str, bool]]:
     """The text around the first match, in pieces; True for those that match a term.
 
-    ``terms`` are case-folded.
+    ``terms`` are folded, and each occurs in the text.
     """
-    folded, starts = _folded(text)
-    pattern = re.compile("|".join(map(re.escape, sorted(terms, key=len, reverse=True))))
-    first = pattern.search(folded)
-    middle = starts[first.start()] if first else 0
-    begin, end = max(0, middle - BEFORE), min(len(text), middle + AFTER)
-    pieces = [("…", False)] if begin else []
-    place = begin
-    for match in pattern.finditer(folded):
-        left, right = max(place, starts[match.start()]), min(end, starts[match.end() - 1] + 1)
-        if left < right:
-            pieces += [(_blank(text[place:left]), False), (_blank(text[left:right]), True)]
-            place = right
-    pieces += [(_blank(text[place:end]), False), ("…" if end < len(text) else "", False)]
-    return [piece for piece in pieces if piece[0]]
+    from asynchistory.storage.snippet import excerpt
+    from asynchistory.storage.text import fold
 
-
-def _folded(text: str) -> tuple[str, list[int] | range]:
-    """The text case-folded, and which character of the text each of its characters is from."""
-    folded = text.casefold()
-    if len(folded) == len(text):
-        return folded, range(len(text))
-    starts = [index for index, char in enumerate(text) for _ in char.casefold()]
-    return folded, starts
-
-
-def _blank(text: str) -> str:
-    return re.sub(r"\s+", " ", text)
+    line, highlights = excerpt(text, fold(text), terms)
+    pieces: list[tuple[str, bool]] = []
+    place = 0
+    for start, end in highlights:
+        pieces += [(line[place:start], False), (line[start:end], True)]
+        place = end
+    return [(piece, match) for piece, match in [*pieces, (line[place:], False)] if piece]

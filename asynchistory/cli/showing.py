@@ -28,10 +28,10 @@ def command(ctx: click.Context, name: str, number: int | None, full: bool) -> No
     ID may be the unique start of an id; last is the conversation that was
     written last. A tool's result stands under its call.
 
-    With --json: one object, {"asynchistory": 1, "session": ..., "records": [...]}.
+    With --json: one object, {"asynchistory": 2, "session": ..., "records": [...]}.
     """
-    from asynchistory.cli import native
-    from asynchistory.cli.output import write
+    from asynchistory.archive import encoded, line
+    from asynchistory.cli.output import escaped_json, write
     from asynchistory.cli.running import existing_history, run
     from asynchistory.cli.transcript import print_transcript
 
@@ -41,7 +41,7 @@ def command(ctx: click.Context, name: str, number: int | None, full: bool) -> No
         ctx.exit(1)
     session, records = run(history, lambda opened: _read(opened, name, number))
     if settings.json:
-        write(native.head(session) + native.body(records) + native.END)
+        write(escaped_json(line(session, [encoded(records)])))
     else:
         print_transcript(session, records, full=full)
 

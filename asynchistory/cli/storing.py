@@ -14,19 +14,20 @@ from typing import Self
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from asynchistory.archive import Archived
 from asynchistory.cli.conversations import Conversation, conversation_of
 from asynchistory.cli.output import count
-from asynchistory.cli.sources import Item, decoded
+from asynchistory.cli.sources import Item
 from asynchistory.codec import encode_record
 from asynchistory.errors import (
     AsyncHistoryError,
     IdempotencyMismatchError,
     InvalidInputError,
     SequenceConflictError,
-    SessionExistsError,
     StorageError,
 )
 from asynchistory.manager import AsyncHistoryManager
+from asynchistory.manager.importing import bring
 from asynchistory.pairing import pair_tools
 from asynchistory.queries import HistoryQuery
 from asynchistory.records import Message, Record
@@ -39,7 +40,7 @@ WINDOW_BYTES = 16 * 1024 * 1024
 class _Entry:
     """A conversation on its way, and what became of it."""
 
-    def __init__(self, file: str, item: Item, conversation: Conversation) -> None:
+    def __init__(self, file: str, item: Item, conversation: Conversation | Archived) -> None:
         self.file = file
         self.place = item.place
         self.conversation = conversation
@@ -98,12 +99,12 @@ class Importer:
     def add(self, file: str, item: Item, seen: Counter[str]) -> None:
         """Take a conversation, or note why it cannot be taken."""
         try:
-            conversation = conversation_of(decoded(item.content), seen)
+            conversation = conversation_of(item.content, seen)
         except InvalidInputError as error:
             self.fault(file, item.place, str(error))
             self.tally["broken"] += 1
             return
-        if conversation.damaged:
+        if isinstance(conversation, Archived) and conversation.damaged:
             missing = count(conversation.damaged, "record")
             self.fault(file, item.place, f"{missing} left out, damaged when this was exported")
         self._window.append(_Entry(file, item, conversation))
@@ -182,25 +183,20 @@ async def _store(history: AsyncHistoryManager, window: list[_Entry]) -> list[_En
 
 
 async def _create(history: AsyncHistoryManager, entry: _Entry) -> None:
-    _, _, _, metadata, title, user_id, expires_at, _ = wanted = entry.conversation
+    wanted = entry.conversation
     try:
-        await history.create_session(
-            wanted.session_id,
-            user_id=user_id,
-            title=title,
-            metadata=metadata,
-            expires_at=expires_at,
-        )
-    except SessionExistsError:
-        entry.already_there = not wanted.records
+        if isinstance(wanted, Archived):
+            entry.already_there = not await bring(history, wanted)
+        else:
+            await history.create_session(wanted.session_id, metadata=wanted.metadata, exist_ok=True)
     except AsyncHistoryError as error:
         entry.error = error
 
 
 async def _append(history: AsyncHistoryManager, entry: _Entry) -> None:
-    session_id, key, records = entry.conversation[:3]
-    if entry.error is not None or not records:
+    if entry.error is not None or isinstance(entry.conversation, Archived):
         return
+    session_id, key, records, _ = entry.conversation
     try:
         appended = await history.append(session_id, *records, idempotency_key=key, expected_seq=0)
         entry.already_there = appended.replayed
@@ -208,21 +204,21 @@ async def _append(history: AsyncHistoryManager, entry: _Entry) -> None:
         # The key stands for what the file says: only how it is stored differs, by another version.
         entry.already_there = True
     except SequenceConflictError:
-        await _compare(history, entry)
+        await _compare(history, entry, entry.conversation)
     except AsyncHistoryError as error:
         entry.error = error
 
 
-async def _compare(history: AsyncHistoryManager, entry: _Entry) -> None:
+async def _compare(history: AsyncHistoryManager, entry: _Entry, wanted: Conversation) -> None:
     """The session has records that came another way: are they these?"""
-    session_id, _, records = entry.conversation[:3]
+    session_id, _, records, _ = wanted
     entry.already_there = True
     after, place = None, 0
     while place < len(records):
         query = HistoryQuery(session_id, limit=1_000, after=after)
         page = await history.query_history(query, level="fresh")
-        for there, wanted in zip(page, records[place:], strict=False):
-            entry.already_there &= isinstance(there, Record) and _same(there, wanted)
+        for there, record in zip(page, records[place:], strict=False):
+            entry.already_there &= isinstance(there, Record) and _same(there, record)
         place += len(page)
         if (after := page.next) is None:
             break

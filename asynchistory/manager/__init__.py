@@ -5,8 +5,11 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+from asynchistory.manager.archiving import Archiving
 from asynchistory.manager.checkpoints import Checkpoints
 from asynchistory.manager.counting import Counting, StatisticsOptions
+from asynchistory.manager.exporting import Export
+from asynchistory.manager.importing import AnyLines
 from asynchistory.manager.reading import Reading
 from asynchistory.manager.recording import WriteOptions
 from asynchistory.manager.repairing import (
@@ -22,7 +25,9 @@ from asynchistory.manager.windows import Window, Windows
 from asynchistory.manager.writing import Writing
 
 __all__ = [
+    "AnyLines",
     "AsyncHistoryManager",
+    "Export",
     "OrphanToolResult",
     "PendingToolCall",
     "Repaired",
@@ -35,7 +40,7 @@ __all__ = [
 
 
 class AsyncHistoryManager(
-    Repairing, Checkpoints, Watching, Windows, Writing, Reading, Sessions, Counting
+    Repairing, Checkpoints, Watching, Windows, Writing, Reading, Sessions, Counting, Archiving
 ):
     """The history of every conversation in one store.
 

@@ -51,7 +51,7 @@ class Counting(Base):
         return self.cache.statistics()
 
     def get_store_stats(self) -> StoreStatistics:
-        """How busy the store is: its queue, its commits, the size of its files."""
+        """How busy the store is: its queue and its commits."""
         return self.storage.stats()
 
     async def health(self) -> StoreHealth:

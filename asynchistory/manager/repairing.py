@@ -170,6 +170,7 @@ class Repairing(Writing, Reading):
         )
 
     async def _survey(self, session_id: str) -> _Survey:
+        # First: then what is appended while the records are read makes a repair begin again.
         version = await self.storage.version(session_id)
         if version is None:
             raise SessionNotFoundError(session_id)
@@ -182,8 +183,7 @@ class Repairing(Writing, Reading):
                 level=self._current,
             )
             for record in page:
-                # What was appended since is not part of what is looked at.
-                if isinstance(record, Message) and record.seq <= version.seq:
+                if isinstance(record, Message):
                     if record.tool_calls or record.tool_results:
                         messages.append(record)
                     if not record.tool_results:

@@ -22,6 +22,8 @@ from asynchistory.queries import Removed, Session, SessionPage
 from asynchistory.records import JSON
 from asynchistory.storage.port import Deleted, ForkPlan
 
+#: No history is older.
+_AGES = timedelta(days=365_250)
 #: Sessions that one transaction deletes.
 _SOME = 100
 
@@ -105,15 +107,17 @@ class Sessions(Base):
         title: str | None = None,
         metadata: dict[str, JSON] | None = None,
         user_id: str | None = None,
-        expires_at: datetime | None = None,
+        expires_at: datetime | Literal["never"] | None = None,
     ) -> Session:
         """Change a session's title, metadata (as a whole), owner or expiry; None leaves it.
+
+        ``expires_at="never"`` removes the expiry.
 
         Raises:
             SessionNotFoundError: there is no such session.
         """
         check_session_id(session_id)
-        self._check_fields(user_id, title, metadata, expires_at)
+        self._check_fields(user_id, title, metadata, None if expires_at == "never" else expires_at)
         return await self.storage.update_session(
             session_id, title=title, metadata=metadata, user_id=user_id, expires_at=expires_at
         )
@@ -180,10 +184,9 @@ class Sessions(Base):
         writes go on meanwhile; cancelled, it has deleted some.
         """
         if isinstance(older_than, timedelta):
-            try:
-                older_than = datetime.now(UTC) - older_than
-            except OverflowError:
-                raise InvalidInputError("older_than goes back to before the year 1") from None
+            if not timedelta(0) <= older_than <= _AGES:
+                raise InvalidInputError("older_than must be an age of 0 to 1,000 years")
+            older_than = datetime.now(UTC) - older_than
         if older_than is not None:
             to_microseconds(older_than)
 
@@ -204,8 +207,9 @@ class Sessions(Base):
         Args:
             user_id: the user.
             scrub: remove the residue too. SQLite writes its file anew for that: some
-                seconds a gigabyte, in which other writes wait. With False, ids may be
-                left in unused parts of the file until a later call with True.
+                seconds a gigabyte, in which other writes wait. With False, what was
+                deleted stays in the write-ahead log, and ids in unused parts of the
+                file, until a later call with True.
 
         Raises:
             BusyError: readers of another process keep the residue from being removed.

@@ -18,7 +18,6 @@ from asynchistory.errors import (
 from asynchistory.manager.reading import Reading
 from asynchistory.queries import HistoryQuery, Version
 from asynchistory.records import StoredRecord
-from asynchistory.runs import checkpoint_if_cancelled
 from asynchistory.storage.cursors import make_cursor
 
 #: So many records are read ahead of a slow reader, and no more.
@@ -82,7 +81,7 @@ class Watch:
     async def __anext__(self) -> StoredRecord:
         if not self._open:
             raise NotOpenError("a watch is read inside its `async with` block")
-        await checkpoint_if_cancelled()
+        await anyio.lowlevel.checkpoint_if_cancelled()
         while not self._ahead:
             await self._read()
         record = self._ahead.popleft()

@@ -157,6 +157,9 @@ class Windows(Base):
         to its end (see :meth:`repair`), and with a result that has no call; and with them
         the other messages of their group. They take no room; ``left_out`` names them.
 
+        It is read from the cached tail, and further back only as far as it takes. A
+        result without a call among its messages takes it back to the session's beginning.
+
         Args:
             session_id: the session.
             last: at most so many messages, 1 to 10,000. This or ``max_tokens`` is given.
@@ -176,11 +179,12 @@ class Windows(Base):
                 it is not a number of at least 1.
         """
         check_session_id(session_id)
+        room = _room(last, max_tokens)
         tokens = _remembering(count_tokens or estimate_tokens)
         wish = _Wish(
             session_id=session_id,
             depth=max(self.cache.depth, last or 0),
-            room=_room(last, max_tokens),
+            room=room,
             cost=tokens if last is None else lambda _message: 1,
             tokens=tokens,
             keep_system=keep_system,
@@ -196,14 +200,15 @@ class Windows(Base):
             prompt = await source.prompt() if wish.keep_system else []
             room = wish.room - sum(map(wish.cost, prompt))
             if room < 0:
-                return _made(wish, tail, [], [], None)
+                return _made(wish, tail, [], [], Choice(0, frozenset()), complete=False)
             start = prompt[-1].seq if prompt else 0
             while True:
                 body = [item for item in source.items if item.seq > start]
-                begins = source.begins or len(body) < len(source.items)
-                choice = choose(body, wish.cost, room, begins=begins, from_user=wish.from_user)
+                choice = choose(
+                    body, wish.cost, room, begins=source.begins, from_user=wish.from_user
+                )
                 if choice is not None:
-                    return _made(wish, tail, prompt, body, choice, complete=begins)
+                    return _made(wish, tail, prompt, body, choice, complete=source.begins)
                 await source.go_back()
         except EpochChangedError:
             self.cache.drop(wish.session_id)  # a tail of level ``cached`` may be an old one
@@ -215,24 +220,23 @@ def _made(
     tail: Tail,
     prompt: list[Message],
     body: list[Item],
-    choice: Choice | None,
-    complete: bool = False,
+    choice: Choice,
+    *,
+    complete: bool,
 ) -> Window:
     chosen: list[Message] = []
     left_out: list[int] = []
-    if choice is not None:
-        complete = complete and choice.start == 0
-        for index, item in enumerate(body[choice.start :], choice.start):
-            if isinstance(item, Message) and index not in choice.refused:
-                chosen.append(item)
-            else:
-                left_out.append(item.seq)
+    for index, item in enumerate(body[choice.start :], choice.start):
+        if isinstance(item, Message) and index not in choice.refused:
+            chosen.append(item)
+        else:
+            left_out.append(item.seq)
     records = (*prompt, *in_place(chosen))
     return Window(
         session_id=wish.session_id,
         records=records,
         estimated_tokens=sum(map(wish.tokens, records)),
-        complete=complete,
+        complete=complete and choice.start == 0,
         left_out=tuple(left_out),
         epoch=tail.version.epoch,
         seq=tail.version.seq,

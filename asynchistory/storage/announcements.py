@@ -40,28 +40,14 @@ class _Wait:
         self.event = anyio.Event()
 
 
-class _Lookout:
-    """The waits of one run, the first of which looks, and when it is to look next."""
-
-    __slots__ = ("due", "waits")
-
-    def __init__(self) -> None:
-        self.waits: dict[_Wait, None] = {}
-        # Of the run and not of a wait: or those that come and go would put it off for ever.
-        self.due = anyio.current_time() + POLL
-
-    @property
-    def first(self) -> _Wait | None:
-        return next(iter(self.waits), None)
-
-
 class Announcements:
     """The waits for changes of one store's sessions, in all event loops of the process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._by_session: dict[str, set[_Wait]] = {}
-        self._by_run: dict[object, _Lookout] = {}
+        # In the order in which they came; the first of each run looks for them all.
+        self._by_run: dict[object, dict[_Wait, None]] = {}
 
     def __len__(self) -> int:
         with self._lock:
@@ -77,11 +63,13 @@ class Announcements:
     async def changed(self, session_id: str, since: Version | None, version: VersionOf) -> None:
         """Return when ``version(session_id)`` is not, or no longer, ``since``."""
         wait = _Wait(session_id, since)
-        lookout = self._join(wait)
+        self._join(wait)
         try:
             while await version(session_id) == since:
-                if lookout.first is wait:
-                    await self._look_out(wait, lookout, version)
+                if self._first(wait.run) is wait:
+                    with anyio.move_on_after(POLL):
+                        await wait.event.wait()
+                    await self._look(wait.run, version)
                 else:
                     await wait.event.wait()
                 # Before the next look at the version, or what comes behind that would be missed.
@@ -89,36 +77,32 @@ class Announcements:
         finally:
             self._leave(wait)
 
-    def _join(self, wait: _Wait) -> _Lookout:
+    def _join(self, wait: _Wait) -> None:
         with self._lock:
             self._by_session.setdefault(wait.session_id, set()).add(wait)
-            lookout = self._by_run.setdefault(wait.run, _Lookout())
-            lookout.waits[wait] = None
-            return lookout
+            self._by_run.setdefault(wait.run, {})[wait] = None
 
     def _leave(self, wait: _Wait) -> None:
         with self._lock:
-            waits = self._by_session[wait.session_id]
-            waits.remove(wait)
-            if not waits:
+            looked = self._first(wait.run) is wait
+            of_session, of_run = self._by_session[wait.session_id], self._by_run[wait.run]
+            of_session.remove(wait)
+            if not of_session:
                 del self._by_session[wait.session_id]
-            lookout = self._by_run[wait.run]
-            looked = lookout.first is wait
-            del lookout.waits[wait]
-            heir = lookout.first
-            if heir is None:
+            del of_run[wait]
+            if not of_run:
                 del self._by_run[wait.run]
+            heir = self._first(wait.run)
         if looked and heir is not None:
             _wake([heir])
 
-    async def _look_out(self, wait: _Wait, lookout: _Lookout, version: VersionOf) -> None:
-        """Wait until an announcement or the next look, which wakes whose session has moved."""
-        with anyio.CancelScope(deadline=lookout.due):
-            await wait.event.wait()
-        if anyio.current_time() < lookout.due:
-            return
+    def _first(self, run: object) -> _Wait | None:
+        return next(iter(self._by_run.get(run, ())), None)
+
+    async def _look(self, run: object, version: VersionOf) -> None:
+        """Wake those of a run whose session has moved on."""
         with self._lock:
-            waits = list(lookout.waits)
+            waits = list(self._by_run[run])
         places: dict[str, Version | None] = {}
         try:
             for session_id in {wait.session_id for wait in waits}:
@@ -127,7 +111,6 @@ class Announcements:
             _wake(waits)  # each finds out for itself what is wrong
         else:
             _wake(wait for wait in waits if places[wait.session_id] != wait.since)
-        lookout.due = anyio.current_time() + POLL
 
 
 def _wake(waits: Iterable[_Wait]) -> None:

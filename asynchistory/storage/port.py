@@ -291,7 +291,7 @@ class Storage(Archives, ABC):
         title: str | None,
         metadata: dict[str, JSON] | None,
         user_id: str | None,
-        expires_at: datetime | None,
+        expires_at: datetime | Literal["never"] | None,
     ) -> Session:
         """Change what is not None; returns the session as it is then.
 
@@ -340,7 +340,7 @@ class Storage(Archives, ABC):
 
     @abstractmethod
     async def health(self) -> StoreHealth:
-        """Try a write that changes nothing, and a read. What fails is told, not raised."""
+        """Try a small write, and a read. What fails is told, not raised."""
 
     @abstractmethod
     def stats(self) -> StoreStatistics:

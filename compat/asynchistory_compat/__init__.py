@@ -12,7 +12,7 @@ from asynchistory_compat.bridge import (
     configure,
 )
 from asynchistory_compat.cache import AsyncCache, SyncCacheAdapter
-from asynchistory_compat.history import HistoryManager, Watch, get_history, safe_async_call
+from asynchistory_compat.history import Export, HistoryManager, Watch, get_history, safe_async_call
 from asynchistory_compat.llm import Conversation, LLMFactory
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "BlockingInLoopWarning",
     "Bridge",
     "Conversation",
+    "Export",
     "HistoryManager",
     "LLMFactory",
     "LoopPolicy",

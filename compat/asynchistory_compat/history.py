@@ -65,6 +65,41 @@ class Watch:
         return bridge().call(self.watch.__anext__, self.timeout)
 
 
+class Export:
+    """The lines of an export; made by :meth:`HistoryManager.export`.
+
+    To be entered with ``with`` and iterated.
+
+    Attributes:
+        export: the async one, which counts sessions, records and damaged records.
+    """
+
+    def __init__(self, export: asynchistory.Export, timeout: float | None) -> None:
+        self.export: asynchistory.Export = export
+        self.timeout: float | None = timeout
+
+    def __enter__(self) -> Self:
+        bridge().call(self.export.__aenter__, self.timeout)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        bridge().call(lambda: self.export.__aexit__(None, None, None))
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        line = bridge().call(lambda: anext(self.export, None), self.timeout)
+        if line is None:
+            raise StopIteration
+        return line
+
+
 class HistoryManager:
     """History for synchronous code: the same object that async code awaits.
 
@@ -141,6 +176,14 @@ class HistoryManager:
     get_token_statistics: Final = mirror(AsyncHistoryManager.get_token_statistics)
     get_cost_statistics: Final = mirror(AsyncHistoryManager.get_cost_statistics)
     get_llm_statistics: Final = mirror(AsyncHistoryManager.get_llm_statistics)
+    import_: Final = mirror(AsyncHistoryManager.import_)
+    verify: Final = mirror(AsyncHistoryManager.verify)
+    backup: Final = mirror(AsyncHistoryManager.backup)
+
+    def export(self, session_id: str | None = None, *, user_id: str | None = None) -> Export:
+        """One session, or all, as lines of JSON; to be entered with ``with`` and iterated."""
+        export = self._opened().export(session_id, user_id=user_id)
+        return Export(export, self.timeout)
 
     def watch(
         self, session_id: str, *, after_seq: int | None = None, epoch: int | None = None
@@ -154,7 +197,7 @@ class HistoryManager:
         return self.manager.get_cache_stats()
 
     def get_store_stats(self) -> StoreStatistics:
-        """How busy the store is: its queue, its commits, the size of its files."""
+        """How busy the store is: its queue and its commits."""
         return self._opened().get_store_stats()
 
     def close(self) -> None:

@@ -174,8 +174,8 @@ def test_the_order_of_the_file_is_kept(
         pytest.param(
             '[{"role":"user","content":[' + "[" * 300 + "]" * 300 + "]}]", "200 levels", id="levels"
         ),
-        pytest.param('{"asynchistory": 2}', "upgrade asynchistory", id="newer export"),
-        pytest.param('{"asynchistory": 1}', "malformed", id="malformed export"),
+        pytest.param('{"asynchistory": 3}', "upgrade asynchistory", id="newer export"),
+        pytest.param('{"asynchistory": 2}', "malformed", id="malformed export"),
     ],
 )
 def test_a_broken_line_is_named_and_the_others_go_in(
@@ -287,8 +287,10 @@ def test_an_export_comes_back_with_ids_times_and_metadata(
     again = [json.loads(line) for line in invoke("export").stdout.splitlines()]
     for before, after in zip(map(json.loads, lines.splitlines()), again, strict=True):
         assert after["records"] == before["records"]
-        for field in ("id", "metadata", "seq", "title", "user_id"):
-            assert after["session"][field] == before["session"][field]
+        assert after["keys"] == [
+            {**key, "epoch": after["session"]["epoch"]} for key in before["keys"]
+        ]
+        assert {**after["session"], "epoch": 0} == {**before["session"], "epoch": 0}
 
 
 def test_an_export_is_already_there_where_it_comes_from(invoke: Invoke, imported: Imported) -> None:
@@ -318,17 +320,20 @@ def test_more_records_than_are_there_are_not_taken_for_the_same(
 ) -> None:
     imported([HI])
     line = json.loads(invoke("export").stdout)
-    line["records"].append({**line["records"][0], "record_id": "0" * 32})
+    line["records"].append({**line["records"][0], "record_id": "0" * 32, "seq": 3})
+    line["session"]["seq"] = 3
 
-    invoke("import", "-", code=1, input=json.dumps(line))
+    result = invoke("import", "-", code=1, input=json.dumps(line))
 
+    assert "exists with other records" in result.stderr
     assert exported(invoke) == [HI]
 
 
 def test_an_empty_session_comes_back(invoke: Invoke, imported: Imported, db: Path) -> None:
     imported([HI])
     line = json.loads(invoke("export").stdout)
-    line["records"], line["session"]["id"] = [], "empty"
+    line["records"], line["keys"] = [], []
+    line["session"] |= {"id": "empty", "seq": 0}
 
     for added in (1, 0):
         figures = json.loads(invoke("import", "-", "--json", input=json.dumps(line)).stdout)

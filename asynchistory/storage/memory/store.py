@@ -188,7 +188,7 @@ class MemoryStorage(Archiving):
         title: str | None,
         metadata: dict[str, JSON] | None,
         user_id: str | None,
-        expires_at: datetime | None,
+        expires_at: datetime | Literal["never"] | None,
     ) -> Session:
         await self._enter()
         given = {
@@ -199,7 +199,11 @@ class MemoryStorage(Archiving):
         }
         with self._lock:
             home = self._find(session_id)
-            changes = {name: value for name, value in given.items() if value is not None}
+            changes: dict[str, Any] = {
+                name: value for name, value in given.items() if value is not None
+            }
+            if expires_at == "never":
+                changes["expires_at"] = None
             if changes:
                 home.change(**changes)
             return deepcopy(home.session)

@@ -59,8 +59,8 @@ def _check(source: Path, target: Path, overwrite: bool) -> None:
 
 def _exists(target: Path) -> BackupExistsError:
     return BackupExistsError(
-        f"{target} exists; use another name, or pass overwrite=True to put a backup in the place "
-        "of an earlier one"
+        f"{target} exists; use another name, or put the backup in its place (overwrite=True, "
+        "--overwrite) if that is an earlier backup"
     )
 
 

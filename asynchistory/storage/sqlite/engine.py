@@ -11,7 +11,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any, TypeVar
@@ -312,7 +312,7 @@ class Engine:
 
         Unless it says that this is unknown.
         """
-        committing = False
+        changes, committing = db.total_changes(), False
         try:
             group = WriteGroup(db, self._known_places(db))
             for job in jobs:
@@ -324,8 +324,8 @@ class Engine:
             group.flush()
             # Now, so that the loop makes their next writes while the disk takes these.
             self._deliver()
-            with self.counters.commit(len(jobs)):
-                committing = True
+            committing = db.total_changes() != changes
+            with self.counters.commit(len(jobs)) if committing else nullcontext():
                 db.execute("COMMIT")
         except Exception as error:
             self._places.clear()

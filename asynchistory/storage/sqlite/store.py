@@ -185,7 +185,7 @@ class SQLiteStorage(Storage):
         title: str | None,
         metadata: dict[str, JSON] | None,
         user_id: str | None,
-        expires_at: datetime | None,
+        expires_at: datetime | Literal["never"] | None,
     ) -> Session:
         return await self._write(
             lambda group: group.update_session(
@@ -221,8 +221,10 @@ class SQLiteStorage(Storage):
         # Deleted content is overwritten where it was. What moved from page to page as the file
         # grew has left traces behind, which only a new file is free of.
         db.execute("PRAGMA temp_store=FILE")
-        db.execute("VACUUM")
-        db.execute("PRAGMA temp_store=MEMORY")
+        try:
+            db.execute("VACUUM")
+        finally:
+            db.execute("PRAGMA temp_store=MEMORY")
         try:
             db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         except apsw.BusyError:
@@ -237,7 +239,7 @@ class SQLiteStorage(Storage):
         sizes: tuple[int | None, int | None] = (None, None)
         try:
             start = time.perf_counter()
-            await engine.ready()
+            await engine.write(WriteGroup.probe)
             written = time.perf_counter()
             write_time = written - start
             sizes = await engine.read(partial(probe, path=self.path))

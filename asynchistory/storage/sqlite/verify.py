@@ -26,11 +26,19 @@ from asynchistory.storage.sqlite.stopping import Stop
 MOST = 1_000
 _OWN = "SELECT seq, type, ts, id, CAST(body AS BLOB), crc FROM records WHERE sid = ? ORDER BY seq"
 _CALLS = f"SELECT {', '.join(CallFacts._fields)} FROM calls WHERE sid = ?"
+#: What cannot be reached from the sessions that rest on no other.
+_CIRCULAR = (
+    "WITH RECURSIVE rooted(sid) AS ("
+    "SELECT sid FROM sessions s WHERE base IS NULL "
+    "OR NOT EXISTS(SELECT 1 FROM sessions b WHERE b.sid = s.base) "
+    "UNION ALL SELECT s.sid FROM rooted r JOIN sessions s ON s.base = r.sid) "
+    "SELECT id FROM sessions WHERE base IS NOT NULL AND sid NOT IN (SELECT sid FROM rooted)"
+)
 #: UNION, and not UNION ALL: damaged keys may lead in a circle.
 _LED_TO = (
     "WITH RECURSIVE chain(sid, key) AS ("
     "SELECT sid, last_key FROM sessions WHERE sid = ? "
-    "UNION SELECT c.sid, i.prev FROM chain c JOIN idempotency i ON i.key = c.key AND i.sid = c.sid) "
+    "UNION SELECT sid, prev FROM chain JOIN idempotency USING(key, sid)) "
     "SELECT count(*) FROM chain JOIN idempotency USING(key, sid)"
 )
 #: What ``rollup`` is keyed by beside its scope; its other columns are sums.
@@ -86,10 +94,12 @@ def verify(db: apsw.Connection, *, stop: Stop) -> Verification:
         for check in (_file, _schema, _sessions, _strays, _keys, _epochs, _rollup):
             try:
                 check(db, findings)
-            except (apsw.CorruptError, apsw.SQLError):
+            except (apsw.CorruptError, apsw.SQLError, TypeError):
                 name = check.__name__.removeprefix("_")
                 findings.problem(f"the check of the {name} could not be ended for what is damaged")
             stop.check()
+    # Once a damaged page was met a COMMIT fails, also of what only read.
+    db.execute("ROLLBACK")
     return findings.result()
 
 
@@ -119,8 +129,13 @@ def _sessions(db: apsw.Connection, findings: _Findings) -> None:
     for row in db.execute(f"SELECT {columns} FROM sessions ORDER BY sid"):
         session = _Session(*row)
         findings.sessions += 1
+        if not _has_numbers(session):
+            findings.problem(f"session {session.id!r}: one of its numbers is none")
+            continue
         for text in (*_faults(db, session), *_record_faults(db, session, findings)):
             findings.problem(f"session {session.id!r}: {text}")
+    for (name,) in db.execute(_CIRCULAR):
+        findings.problem(f"session {name!r}: it rests on itself, or on one that does")
 
 
 def _faults(db: apsw.Connection, session: _Session) -> Iterator[str]:
@@ -137,8 +152,11 @@ def _faults(db: apsw.Connection, session: _Session) -> Iterator[str]:
         yield f"the session that its first {session.base_seq} records rest on is missing"
     elif not 0 < session.base_seq <= min(held[0][0], session.seq):
         yield f"it cannot rest on another session up to seq {session.base_seq}"
-    elif _circular(db, session):
-        yield "it rests on itself"
+
+
+def _has_numbers(session: _Session) -> bool:
+    numbers = (session.epoch, session.seq, session.fork_seq, session.base or 0, session.base_seq)
+    return all(type(number) is int for number in numbers)
 
 
 def _is_object(text: Any) -> bool:
@@ -146,16 +164,6 @@ def _is_object(text: Any) -> bool:
         return isinstance(msgspec.json.decode(text), dict)
     except (msgspec.MsgspecError, UnicodeError, RecursionError, TypeError):
         return False
-
-
-def _circular(db: apsw.Connection, session: _Session) -> bool:
-    seen: set[int] = set()
-    base = session.base
-    while base is not None and base not in seen and base != session.sid:
-        seen.add(base)
-        found = rows(db, "SELECT base FROM sessions WHERE sid = ?", (base,))
-        base = found[0][0] if found else None
-    return base is not None
 
 
 def _record_faults(db: apsw.Connection, session: _Session, findings: _Findings) -> Iterator[str]:
@@ -237,7 +245,7 @@ def _keys(db: apsw.Connection, findings: _Findings) -> None:
     ):
         found = scalar(db, _LED_TO, (sid,))
         if found != count:
-            findings.problem(f"session {name!r}: {count - found} idempotency keys are not led to")
+            findings.problem(f"session {name!r}: nothing leads to {count - found} of its keys")
 
 
 def _opens(name: str, removed: bytes | None) -> bool:
@@ -259,7 +267,7 @@ def _epochs(db: apsw.Connection, findings: _Findings) -> None:
         db, "SELECT count(*) FROM (SELECT 1 FROM sessions GROUP BY epoch HAVING count(*) > 1)"
     )
     if twice:
-        findings.problem(f"{twice} epochs belong to several sessions")
+        findings.problem(f"epochs that several sessions have: {twice}")
 
 
 def _rollup(db: apsw.Connection, findings: _Findings) -> None:
@@ -276,5 +284,5 @@ def _rollup(db: apsw.Connection, findings: _Findings) -> None:
         differing = f"SELECT * FROM ({one}) EXCEPT SELECT * FROM ({other})"
         count = scalar(db, f"SELECT count(*) FROM ({differing})")
         if count:
-            findings.problem(f"{count} sums a day are not those of the model calls")
+            findings.problem(f"sums a day that are not those of the model calls: {count}")
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import apsw
 import msgspec
@@ -27,6 +27,7 @@ from asynchistory.storage.sqlite.sql import rows, scalar
 
 _FIND_SESSION = "SELECT sid, epoch, seq, last_key FROM sessions WHERE id = ?"
 _INSERT_SESSION = "INSERT INTO sessions(id, created, updated, epoch) VALUES(?,?,?,?) RETURNING sid"
+_PROBE = "INSERT INTO counters VALUES('probe', 1) ON CONFLICT DO UPDATE SET value = value + 1"
 _NEXT_EPOCH = "UPDATE counters SET value = value + 1 WHERE name = 'epoch' RETURNING value"
 _INSERT_RECORD = "INSERT INTO records(sid, seq, type, ts, id, body, crc) VALUES(?,?,?,?,?,?,?)"
 _ADVANCE = "UPDATE sessions SET seq = ?, updated = ? WHERE sid = ?"
@@ -145,6 +146,10 @@ class WriteGroup:
         self._set(session_id, **fields)
         return self.session(session_id)
 
+    def probe(self) -> None:
+        """Write something, to see whether that can be done."""
+        self.db.execute(_PROBE)
+
     # -- steps, for the changes of other modules too
 
     def place(self, session_id: str) -> Place | None:
@@ -237,7 +242,7 @@ def _columns(
     user_id: str | None = None,
     title: str | None = None,
     metadata: dict[str, JSON] | None = None,
-    expires_at: datetime | None = None,
+    expires_at: datetime | Literal["never"] | None = None,
 ) -> Iterator[tuple[str, object]]:
     if user_id is not None:
         yield "user_id", user_id
@@ -246,7 +251,7 @@ def _columns(
     if metadata is not None:
         yield "metadata", msgspec.json.encode(metadata).decode()
     if expires_at is not None:
-        yield "expires", to_microseconds(expires_at)
+        yield "expires", None if expires_at == "never" else to_microseconds(expires_at)
 
 
 def replay(batch: Batch, earlier: Key) -> Appended:
