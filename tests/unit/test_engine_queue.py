@@ -15,7 +15,7 @@ import pytest
 from asynchistory import BusyError, Message, StorageUnavailableError
 from asynchistory.codec import encode_record
 from asynchistory.storage.port import Batch
-from asynchistory.storage.sqlite import engine as module
+from asynchistory.storage.sqlite import engine as module, jobs
 from asynchistory.storage.sqlite.engine import Engine
 from asynchistory.storage.sqlite.writes import WriteGroup
 
@@ -60,7 +60,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_the_queue_is_bounded_and_all_get_their_turn(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_QUEUED", 8)
+    monkeypatch.setattr(jobs, "MAX_QUEUED", 8)
     async with anyio.create_task_group() as tasks:
         with held(engine.path):
             for number in range(30):
@@ -75,7 +75,7 @@ async def test_the_queue_is_bounded_and_all_get_their_turn(
 async def test_who_is_cancelled_while_there_is_no_room_has_stored_nothing(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_QUEUED", 1)
+    monkeypatch.setattr(jobs, "MAX_QUEUED", 1)
     ended: list[bool] = []
 
     async def give_up(scope: anyio.CancelScope) -> None:
@@ -100,7 +100,7 @@ async def test_who_is_cancelled_while_there_is_no_room_has_stored_nothing(
 async def test_closing_serves_who_waited_for_room_with_an_error(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_QUEUED", 1)
+    monkeypatch.setattr(jobs, "MAX_QUEUED", 1)
     told: list[str] = []
 
     async def wait() -> None:
