@@ -10,7 +10,7 @@ from asynchistory.cli.options import Settings, common
 
 if TYPE_CHECKING:
     from asynchistory.manager import AsyncHistoryManager
-    from asynchistory.records import StoredRecord
+    from asynchistory.queries import SearchHit
 
 
 @click.command("search", short_help="Find messages by the words in them.")
@@ -40,27 +40,25 @@ def command(ctx: click.Context, words: tuple[str, ...], session: str | None, num
     if not found:
         click.echo("Nothing found.", err=True)
         ctx.exit(1)
-    _print(found, text, as_json=settings.json)
+    _print(found, as_json=settings.json)
 
 
 async def _search(
     history: AsyncHistoryManager, text: str, session: str | None, number: int
-) -> tuple[StoredRecord, ...]:
+) -> tuple[SearchHit, ...]:
     from asynchistory.cli.running import find_session
 
     within = None if session is None else (await find_session(history, session)).id
     return await history.search(text, session_id=within, limit=number)
 
 
-def _print(found: tuple[StoredRecord, ...], text: str, *, as_json: bool) -> None:
+def _print(found: tuple[SearchHit, ...], *, as_json: bool) -> None:
     from asynchistory.cli.output import bold, cells, dim, one_line, print_json
-    from asynchistory.storage.text import search_terms, searchable_text
 
-    terms = search_terms(text)
-    speakers = [getattr(record, "role", record.record_type) for record in found]
+    speakers = [getattr(hit.record, "role", hit.record.record_type) for hit in found]
     widest = max(cells(one_line(speaker)) for speaker in speakers)
-    for record, speaker in zip(found, speakers, strict=True):
-        parts = snippet(searchable_text(record), terms)
+    for hit, speaker in zip(found, speakers, strict=True):
+        record = hit.record
         if as_json:
             print_json(
                 {
@@ -68,15 +66,15 @@ def _print(found: tuple[StoredRecord, ...], text: str, *, as_json: bool) -> None
                     "seq": record.seq,
                     "record_type": record.record_type,
                     "role": getattr(record, "role", None),
-                    "timestamp": getattr(record, "timestamp", None),
-                    "snippet": "".join(piece for piece, _ in parts),
+                    "timestamp": record.timestamp,
+                    "snippet": hit.snippet,
                 }
             )
             continue
         where = bold(one_line(record.session_id)) + dim(f" #{record.seq:<4} ")
         shown = one_line(speaker)
         padding = " " * (widest - cells(shown))
-        click.echo(where + dim(shown + padding) + "  " + _marked(parts))
+        click.echo(where + dim(shown + padding) + "  " + _marked(_pieces(hit)))
 
 
 def _marked(parts: list[tuple[str, bool]]) -> str:
@@ -85,18 +83,11 @@ def _marked(parts: list[tuple[str, bool]]) -> str:
     return "".join(marked(escape(piece)) if match else escape(piece) for piece, match in parts)
 
 
-def snippet(text: str, terms: list[str]) -> list[tuple[str, bool]]:
-    """The text around the first match, in pieces; True for those that match a term.
-
-    ``terms`` are folded, and each occurs in the text.
-    """
-    from asynchistory.storage.snippet import excerpt
-    from asynchistory.storage.text import fold
-
-    line, highlights = excerpt(text, fold(text), terms)
+def _pieces(hit: SearchHit) -> list[tuple[str, bool]]:
+    """The snippet in pieces; True for those that match a word."""
     pieces: list[tuple[str, bool]] = []
     place = 0
-    for start, end in highlights:
-        pieces += [(line[place:start], False), (line[start:end], True)]
+    for start, end in hit.highlights:
+        pieces += [(hit.snippet[place:start], False), (hit.snippet[start:end], True)]
         place = end
-    return [(piece, match) for piece, match in [*pieces, (line[place:], False)] if piece]
+    return [(piece, match) for piece, match in [*pieces, (hit.snippet[place:], False)] if piece]

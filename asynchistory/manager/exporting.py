@@ -104,15 +104,11 @@ class Export:
         pieces: list[bytes] = []
         damaged = seq = 0
         while seq < session.seq:
-            query = HistoryQuery(
-                session_id,
-                after=make_cursor(session.epoch, seq),
-                limit=min(PAGE, session.seq - seq),
-            )
-            page = await self._storage.read(query)
-            # Past the last one, if records are missing; _gapless says which.
-            end = page.records[-1].seq if page.records else session.seq
-            records = list(_gapless(session, page.records, seq, min(end, session.seq)))
+            cursor = make_cursor(session.epoch, seq)
+            page = await self._storage.read(HistoryQuery(session_id, after=cursor, limit=PAGE))
+            # Others may have appended since. And where records are missing, _gapless says which.
+            end = min(page.records[-1].seq, session.seq) if page.next else session.seq
+            records = list(_gapless(session, page.records, seq, end))
             damaged += sum(isinstance(record, CorruptRecord) for record in records)
             pieces.append(encoded(records))
             seq = end

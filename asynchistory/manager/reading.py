@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from asynchistory.cache.tail import Level
-from asynchistory.checks import check_limit, check_query, check_session_id, check_text_id
+from asynchistory.checks import check_limit, check_query, check_search, check_session_id
 from asynchistory.manager.base import Base
-from asynchistory.queries import HistoryPage, HistoryQuery
+from asynchistory.queries import HistoryPage, HistoryQuery, SearchHit, SearchOrder, SearchQuery
 from asynchistory.records import StoredRecord
 
 
@@ -47,16 +49,32 @@ class Reading(Base):
         *,
         session_id: str | None = None,
         user_id: str | None = None,
+        record_types: tuple[str, ...] | None = None,
+        role: str | None = None,
+        start_time: datetime | None = None,
+        end_time: datetime | None = None,
+        order: SearchOrder = "newest",
         limit: int = 20,
-    ) -> tuple[StoredRecord, ...]:
-        """Messages and tool calls in which each word of ``text`` occurs, newest first.
+    ) -> tuple[SearchHit, ...]:
+        """Messages and tool calls in which each word of ``text`` occurs, with snippets.
 
         A word is found anywhere, inside other words too, in any case and any
-        script: ``C++``, ``foo-bar``, two Chinese characters.
+        script: ``C++``, ``foo-bar``, two Chinese characters. See
+        :class:`SearchQuery` for the filters and the orders.
+
+        Raises:
+            InvalidQueryError: there is no word, or a filter cannot be used.
         """
-        if session_id is not None:
-            check_session_id(session_id)
-        check_text_id(user_id, "a user id")
-        check_limit(limit)
-        found = await self.storage.search(text, session_id=session_id, user_id=user_id, limit=limit)
-        return tuple(found)
+        query = SearchQuery(
+            text=text,
+            session_id=session_id,
+            user_id=user_id,
+            record_types=record_types,
+            role=role,
+            start_time=start_time,
+            end_time=end_time,
+            order=order,
+            limit=limit,
+        )
+        check_search(query)
+        return tuple(await self.storage.search(query))

@@ -16,6 +16,8 @@ from asynchistory.queries import (
     HistoryPage,
     HistoryQuery,
     LLMStatistics,
+    SearchHit,
+    SearchQuery,
     Session,
     SessionPage,
     SessionSummary,
@@ -28,7 +30,7 @@ from asynchistory.queries import (
     Truncated,
     Version,
 )
-from asynchistory.records import JSON, StoredRecord
+from asynchistory.records import JSON
 from asynchistory.storage.announcements import announcements_of
 from asynchistory.storage.archives import Archives
 
@@ -104,16 +106,6 @@ class Deleted(NamedTuple):
 
     session_id: str
     records: int
-
-
-def answer_of(batch: Batch, epoch: int, first: int) -> Appended:
-    """Where the batch stands."""
-    return Appended(
-        session_id=batch.session_id,
-        epoch=epoch,
-        first_seq=first,
-        last_seq=first + len(batch.rows) - 1,
-    )
 
 
 def stays(cut: Cut, seq: int) -> int:
@@ -238,10 +230,13 @@ class Storage(Archives, ABC):
         """
 
     @abstractmethod
-    async def search(
-        self, text: str, *, session_id: str | None, user_id: str | None, limit: int
-    ) -> Sequence[StoredRecord]:
-        """Records in whose text each term of ``text`` occurs, case-folded; newest first."""
+    async def search(self, query: SearchQuery) -> list[SearchHit]:
+        """What a (validated) search finds.
+
+        Each of its words occurs in a hit's text, case-folded, anywhere. A record
+        that sessions share is found once in a search of the whole store, and in
+        each of them in a search of one session.
+        """
 
     # -- sessions
 

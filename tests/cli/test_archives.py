@@ -106,6 +106,24 @@ def test_lines_of_version_1_are_taken(invoke: Invoke, db: Path, tmp_path: Path) 
     assert [value["records"] for value in after] == [value["records"] for value in before]
 
 
+@pytest.mark.usefixtures("lived")
+def test_what_is_left_of_a_damaged_database_comes_out(
+    invoke: Invoke, db: Path, tmp_path: Path
+) -> None:
+    damage(db, "UPDATE records SET body = '' WHERE rowid = 1")
+    damage(db, "DELETE FROM records WHERE rowid IN (2, 10)")
+    # The first two are in two forks too.
+    other = tmp_path / "other.db"
+
+    exported = invoke("export", code=1)
+    result = invoke("import", "-", "--db", other, input=exported.stdout, code=1)
+
+    assert "7 records damaged" in exported.stderr
+    assert "line 2: 3 records left out, damaged when this was exported" in result.stderr
+    assert "nothing wrong" in invoke("verify", "--db", other).stdout
+    assert len(look(other)[0]) == 8
+
+
 # -- verify
 
 

@@ -12,9 +12,12 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from asynchistory import Message, SearchHit
 from asynchistory.cli import output
 from asynchistory.cli.app import app
-from asynchistory.cli.searching import snippet
+from asynchistory.cli.searching import _pieces
+from asynchistory.storage.snippet import excerpt
+from asynchistory.storage.text import fold
 from tests.cli.conftest import Invoke
 
 Imported = Callable[..., dict[str, Any]]
@@ -129,8 +132,11 @@ def test_ago_of_long_ago_is_a_date() -> None:
         ("line\none\t two", ["one"], "line [one] two"),
     ],
 )
-def test_snippet(text: str, terms: list[str], shown: str) -> None:
-    pieces = snippet(text, terms)
+def test_the_pieces_of_a_hit(text: str, terms: list[str], shown: str) -> None:
+    snippet, highlights = excerpt(text, fold(text), terms)
+    hit = SearchHit(record=Message.of("user", text), snippet=snippet, highlights=highlights)
+
+    pieces = _pieces(hit)
 
     assert "".join(f"[{piece}]" if match else piece for piece, match in pieces) == shown
 

@@ -238,7 +238,7 @@ async def test_order_is_by_seq_whatever_the_clock_says(
     assert [item.text for item in records] == [f"word {number}" for number in range(6)]
     assert await seqs(history, newest=True, limit=2) == [5, 6]
     found = await history.search("word")
-    assert [item.seq for item in found] == [6, 5, 4, 3, 2, 1]
+    assert [hit.record.seq for hit in found] == [6, 5, 4, 3, 2, 1]
 
 
 async def test_a_tail_is_the_newest_with_its_version(storage: Storage) -> None:

@@ -1,4 +1,4 @@
-"""What is kept for how long: expiry, prune and erase_user."""
+"""What is kept for how long: expiry and prune."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ import pytest
 
 from asynchistory import (
     AsyncHistoryManager,
-    Cost,
     InvalidInputError,
     Removed,
     SessionNotFoundError,
     Storage,
-    TailCache,
 )
 from tests.contract.chats import (
     LEVELS,
@@ -25,6 +23,7 @@ from tests.contract.chats import (
     fill,
     numbers,
     say,
+    session_ids,
     texts,
     usage,
     warm,
@@ -34,10 +33,6 @@ pytestmark = pytest.mark.anyio
 
 PAST = datetime(2001, 1, 1, tzinfo=UTC)
 FUTURE = datetime(2101, 1, 1, tzinfo=UTC)
-
-
-async def names(history: AsyncHistoryManager) -> set[str]:
-    return {session.id for session in await history.list_sessions(limit=10_000)}
 
 
 async def assert_empty(history: AsyncHistoryManager) -> None:
@@ -65,7 +60,7 @@ async def test_prune_takes_what_is_expired_and_nothing_else(history: AsyncHistor
     removed = await history.prune()
 
     assert removed == Removed(sessions=1, records=2)
-    assert await names(history) == {"future", "never"}
+    assert await session_ids(history) == {"future", "never"}
     assert (await history.count()).records == 4
     assert await history.prune() == Removed()
 
@@ -75,7 +70,7 @@ async def test_what_is_expired_is_there_until_it_is_pruned(history: AsyncHistory
     await add(history, "chat", "1")
 
     assert await texts(history, "chat") == ["1"]
-    assert await names(history) == {"chat"}
+    assert await session_ids(history) == {"chat"}
     await history.prune()
     for call in (history.get_session, history.last, history.get_session_summary):
         with pytest.raises(SessionNotFoundError):
@@ -83,15 +78,18 @@ async def test_what_is_expired_is_there_until_it_is_pruned(history: AsyncHistory
     assert (await history.append("chat", say("new"))).first_seq == 1
 
 
-async def test_expiry_can_be_moved(history: AsyncHistoryManager) -> None:
-    await history.create_session("saved", expires_at=PAST)
-    await history.create_session("doomed", expires_at=FUTURE)
+async def test_expiry_can_be_moved_and_taken_back(history: AsyncHistoryManager) -> None:
+    for name, expires in (("saved", PAST), ("doomed", FUTURE), ("freed", PAST)):
+        await history.create_session(name, expires_at=expires)
 
     await history.update_session("saved", expires_at=FUTURE)
     await history.update_session("doomed", expires_at=PAST)
+    freed = await history.update_session("freed", expires_at="never")
 
     await history.prune()
-    assert await names(history) == {"saved"}
+    assert await session_ids(history) == {"saved", "freed"}
+    assert freed.expires_at is None
+    assert await history.get_session("freed") == freed
 
 
 @pytest.mark.parametrize("kind", ["create", "fork"])
@@ -107,7 +105,7 @@ async def test_the_moment_of_expiry_counts_as_expired(
 
     await history.prune()
 
-    assert await names(history) == {"parent"}
+    assert await session_ids(history) == {"parent"}
 
 
 async def test_prune_by_age_takes_what_was_written_before_it(
@@ -123,8 +121,8 @@ async def test_prune_by_age_takes_what_was_written_before_it(
     removed = await history.prune(moment)
 
     assert removed.sessions == len(old)
-    assert await names(history) == {"a", "b", "c"} - old
-    assert {"a", "c"} <= await names(history)
+    assert await session_ids(history) == {"a", "b", "c"} - old
+    assert {"a", "c"} <= await session_ids(history)
 
 
 async def test_age_is_counted_from_the_last_write_of_any_kind(
@@ -149,7 +147,14 @@ async def test_age_is_counted_from_the_last_write_of_any_kind(
 
     removed = await history.prune(moment)
     assert removed.sessions == 2
-    assert await names(history) == {*writes, "fork"}
+    assert await session_ids(history) == {*writes, "fork"}
+
+
+async def test_an_update_of_nothing_is_no_write(history: AsyncHistoryManager) -> None:
+    made = await history.create_session("chat")
+    await _pass(history, made.updated_at + timedelta(microseconds=1))
+
+    assert await history.update_session("chat") == made
 
 
 async def _pass(history: AsyncHistoryManager, moment: datetime) -> None:
@@ -164,7 +169,7 @@ async def test_prune_by_age_takes_what_is_expired_too(history: AsyncHistoryManag
     await history.create_session("kept", expires_at=FUTURE)
 
     assert (await history.prune(PAST)).sessions == 1
-    assert await names(history) == {"kept"}
+    assert await session_ids(history) == {"kept"}
 
 
 async def test_a_time_span_is_counted_back_from_now(history: AsyncHistoryManager) -> None:
@@ -189,7 +194,7 @@ async def test_the_bounds_of_what_is_due(storage: Storage) -> None:
         return {session_id for session_id, _ in deleted}
 
     assert len(await due(FUTURE, None, most=1)) == 1
-    assert await names(history) > {"1"}
+    assert await session_ids(history) > {"1"}
     assert len(await due(FUTURE, None)) == 1
     assert await due(FUTURE, None) == set()
     last = (await history.get_session("1")).updated_at
@@ -197,14 +202,16 @@ async def test_the_bounds_of_what_is_due(storage: Storage) -> None:
     assert await due(PAST, last + step) == {"1"}
 
 
-@pytest.mark.parametrize("bad", [datetime(2020, 1, 1), 5, "yesterday"])
+@pytest.mark.parametrize(
+    "bad", [datetime(2020, 1, 1), 5, "yesterday", timedelta(days=-1), timedelta(days=1_000_000)]
+)
 async def test_an_age_that_is_none_is_refused(history: AsyncHistoryManager, bad: object) -> None:
     await history.create_session("chat", expires_at=PAST)
 
     with pytest.raises(InvalidInputError):
         await history.prune(bad)
 
-    assert await names(history) == {"chat"}
+    assert await session_ids(history) == {"chat"}
 
 
 async def test_prune_takes_more_than_one_transaction_holds(history: AsyncHistoryManager) -> None:
@@ -216,7 +223,7 @@ async def test_prune_takes_more_than_one_transaction_holds(history: AsyncHistory
     removed = await history.prune()
 
     assert removed == Removed(sessions=200, records=0)
-    assert await names(history) == {f"chat {number}" for number in range(0, 205, 41)}
+    assert await session_ids(history) == {f"chat {number}" for number in range(0, 205, 41)}
 
 
 async def _create(history: AsyncHistoryManager, name: str, expires: datetime) -> None:
@@ -232,7 +239,7 @@ async def test_a_parent_that_is_pruned_leaves_its_forks(history: AsyncHistoryMan
 
     assert (await history.prune()).sessions == 2
 
-    assert await names(history) == {"grandchild"}
+    assert await session_ids(history) == {"grandchild"}
     assert await texts(history, "grandchild") == numbers(3)
     assert (await history.get_session("grandchild")).forked_from is None
 
@@ -245,117 +252,6 @@ async def test_prune_takes_keys_and_statistics_with_it(history: AsyncHistoryMana
 
     await assert_empty(history)
     assert not (await history.append("chat", usage("r", 5), idempotency_key="k")).replayed
-
-
-# -- erase_user
-
-
-@pytest.fixture
-async def peopled(history: AsyncHistoryManager) -> AsyncHistoryManager:
-    """Sessions of ann, of bob, who has forks of hers, and of nobody."""
-    for name, owner in (("ann 1", "ann"), ("ann 2", "ann"), ("bob 1", "bob"), ("none", None)):
-        await fill(history, name, 4, user_id=owner)
-        await history.append(name, usage("r", 7))
-    await history.append("ann 1", Cost(request_id="r", provider="p", model="m", currency="EUR"))
-    await history.fork("ann 1", "bob's copy", at_seq=3, user_id="bob")
-    await history.fork("ann 1", "ann's fork", at_seq=2)
-    await history.fork("ann 1", "bob's fork", at_seq=5)
-    await history.fork("bob's fork", "bob's fork's fork", at_seq=4)
-    for name in ("bob's fork", "bob's fork's fork"):  # they share ann's records from before
-        await history.update_session(name, user_id="bob")
-    return history
-
-
-async def test_erase_takes_all_of_a_user_and_nothing_else(peopled: AsyncHistoryManager) -> None:
-    removed = await peopled.erase_user("ann")
-
-    assert removed.sessions == 3
-    assert await names(peopled) == {
-        "bob 1", "none", "bob's copy", "bob's fork", "bob's fork's fork",
-    }  # fmt: skip
-    assert len(await peopled.list_sessions(user_id="ann")) == 0
-    assert (await peopled.get_token_statistics(user_id="ann")).calls == 0
-    by_user = await peopled.get_token_statistics(group_by="user")
-    assert {user: group.total_tokens for user, group in by_user.groups.items()} == {
-        "bob": 7, "": 7,
-    }  # fmt: skip
-    assert (await peopled.get_cost_statistics()).currencies == {}
-    assert await peopled.search("1", user_id="ann") == ()
-
-
-async def test_erase_leaves_other_users_forks_readable(peopled: AsyncHistoryManager) -> None:
-    before = {name: await peopled.last(name) for name in ("bob's copy", "bob's fork")}
-
-    await peopled.erase_user("ann")
-
-    for name, records in before.items():
-        assert await peopled.last(name) == records
-        assert (await peopled.get_session(name)).forked_from is None
-    assert [record.seq for record in await peopled.last("bob's fork's fork")] == [1, 2, 3, 4]
-    await add(peopled, "bob's copy", "more")
-    assert await texts(peopled, "bob's copy") == [*numbers(3), "more"]
-
-
-async def test_erasing_everyone_leaves_what_is_of_nobody(peopled: AsyncHistoryManager) -> None:
-    for user in ("bob", "ann"):
-        await peopled.erase_user(user)
-
-    assert await names(peopled) == {"none"}
-    assert (await peopled.count()).records == 5
-    assert (await peopled.get_token_statistics()).calls == 1
-
-
-async def test_a_user_without_sessions_is_erased_too(history: AsyncHistoryManager) -> None:
-    await fill(history, "chat", 2, user_id="ann")
-
-    for user in ("bob", "an", "ANN", "ann%", "u"):
-        assert await history.erase_user(user) == Removed()
-
-    assert await names(history) == {"chat"}
-
-
-@pytest.mark.parametrize("bad", ["", "a\0", "\ud800", 5])
-async def test_a_user_that_is_none_is_refused(history: AsyncHistoryManager, bad: object) -> None:
-    with pytest.raises(InvalidInputError):
-        await history.erase_user(bad)
-
-
-async def test_erase_takes_more_than_one_transaction_holds(history: AsyncHistoryManager) -> None:
-    async with anyio.create_task_group() as tasks:
-        for number in range(205):
-            owner = "bob" if number % 41 == 0 else "ann"
-            tasks.start_soon(_fill, history, f"chat {number}", owner)
-
-    assert await history.erase_user("ann") == Removed(sessions=200, records=200)
-    assert await names(history) == {f"chat {number}" for number in range(0, 205, 41)}
-
-
-async def _fill(history: AsyncHistoryManager, name: str, owner: str) -> None:
-    await fill(history, name, 1, user_id=owner)
-
-
-async def test_sessions_of_an_erased_user_can_be_made_again(history: AsyncHistoryManager) -> None:
-    await fill(history, "chat", 3, user_id="ann")
-    old = await history.get_session("chat")
-    await history.erase_user("ann")
-
-    await fill(history, "chat", 1, user_id="ann")
-
-    assert (await history.get_session("chat")).epoch > old.epoch
-    assert await texts(history, "chat") == ["1"]
-
-
-async def test_an_erased_user_stays_erased_when_the_store_is_opened_again(
-    make_storage: Callable[[], Storage],
-) -> None:
-    async with AsyncHistoryManager(make_storage(), TailCache()) as history:
-        await fill(history, "ann's", 3, user_id="ann")
-        await fill(history, "bob's", 3, user_id="bob")
-        await history.erase_user("ann")
-
-    async with AsyncHistoryManager(make_storage(), TailCache()) as history:
-        assert await names(history) == {"bob's"}
-        assert (await history.count()).records == 3
 
 
 # -- the cache

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.anyio
 
 
 async def found(history: AsyncHistoryManager, text: str, **options: object) -> list[tuple]:
-    records = await history.search(text, **options)
-    return [(record.session_id, record.seq) for record in records]
+    hits = await history.search(text, **options)
+    return [(hit.record.session_id, hit.record.seq) for hit in hits]
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,13 @@ async def found(history: AsyncHistoryManager, text: str, **options: object) -> l
         ("two  words", "words two"),
         ("two words", " \t two \n "),
         ("a NUL \0 in it", "\0"),
+        ("one cafe\u0301 au lait", "CAFÉ"),
+        ("one café au lait", "cafe\u0301"),
+        ("한글 here", "\u1112\u1161\u11ab\u1100\u1173\u11af"),
+        ("ệ", "e\u0323\u0302"),
+        ("กำลังกินข้าว", "กิน"),
+        ("กำลังกินข้าว", "ก"),
+        ("a ﬁne line", "FINE"),
     ],
 )
 async def test_a_word_is_found_as_it_is_written(
@@ -59,9 +66,14 @@ async def test_a_word_is_found_as_it_is_written(
     assert await found(history, query) == [("chat", 2)]
 
 
-@pytest.mark.parametrize("query", ["C+++", "foo_bar", "天好", "%", "_", "*", "words absent"])
+@pytest.mark.parametrize(
+    "query",
+    ["C+++", "foo_bar", "天好", "%", "_", "*", "words absent", "cafe", "cafes", "\u0301", "하"],
+)
 async def test_what_is_not_there_is_not_found(history: AsyncHistoryManager, query: str) -> None:
-    await history.record_message("chat", "user", "C++ foo-bar 今天天气很好 two words")
+    await history.record_message(
+        "chat", "user", "C++ foo-bar 今天天气很好 two words cafe\u0301 한글"
+    )
 
     assert await found(history, query) == []
 

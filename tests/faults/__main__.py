@@ -3,6 +3,16 @@
     python -m tests.faults sigkill --times 30            a table for people
     python -m tests.faults sigkill --times 30 --json     one JSON object
 
+What there is, and what --times counts:
+
+    bitflip      bits of stored records that are flipped
+    cancel       cancellations of appends and reads, on each loop
+    crowd        crowds of 10,000 tasks at once, on each loop
+    ioerror      calls to the file system that fail, of each kind in each scene, on each loop
+    powercut     images of what a disk may hold after its power was cut
+    processes    new files that twelve processes open at the same moment
+    sigkill      processes that are killed, on each loop
+
 The exit code is 0 if nothing was found, 1 if something was, 2 for wrong usage.
 """
 
@@ -13,10 +23,18 @@ import json
 import sys
 from collections.abc import Callable
 
-from tests.faults import sigkill
+from tests.faults import bitflip, cancel, crowd, ioerror, powercut, processes, sigkill
 from tests.faults.report import FINDINGS, Report
 
-CAMPAIGNS: dict[str, Callable[[int], Report]] = {"sigkill": sigkill.campaign}
+CAMPAIGNS: dict[str, Callable[[int], Report]] = {
+    "bitflip": bitflip.campaign,
+    "cancel": cancel.campaign,
+    "crowd": crowd.campaign,
+    "ioerror": ioerror.campaign,
+    "powercut": powercut.campaign,
+    "processes": processes.campaign,
+    "sigkill": sigkill.campaign,
+}
 
 
 def at_least_one(text: str) -> int:
@@ -33,7 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", choices=sorted(CAMPAIGNS), metavar="NAME")
-    parser.add_argument("--times", type=at_least_one, default=30, metavar="N", help="per loop")
+    parser.add_argument(
+        "--times", type=at_least_one, default=30, metavar="N", help="how much of it (default: 30)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args(arguments)
     report = CAMPAIGNS[options.name](options.times)
@@ -43,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def table(report: Report) -> str:
     lines = [
-        f"{report.campaign}: {report.times} times on each of {', '.join(report.loops)}, "
+        f"{report.campaign}: {report.times} {report.unit} ({', '.join(report.loops)}), "
         f"{report.seconds:.1f} s",
         f"  {'acknowledged':14}{report.acknowledged:>10}",
         f"  {'stored':14}{report.stored:>10}   with those that nobody was told of",
@@ -51,6 +71,8 @@ def table(report: Report) -> str:
     for name in FINDINGS:
         count = getattr(report, name)
         lines.append(f"  {name:14}{count:>10}{'   <---' if count else ''}")
+    for figures in (report.counts, report.peaks):
+        lines += [f"    {name:<40}{count:>10}" for name, count in sorted(figures.items())]
     return "\n".join([*lines, *(f"  ! {message}" for message in report.messages)])
 
 

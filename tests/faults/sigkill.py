@@ -8,52 +8,39 @@ the database is opened, which recovers it, and held against what was said.
 
 from __future__ import annotations
 
-import os
 import random
-import selectors
-import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict, deque
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import anyio
 
-from asynchistory import (
-    AsyncHistoryError,
-    AsyncHistoryManager,
-    HistoryQuery,
-    Message,
-    SQLiteStorage,
-)
-from tests.faults.report import Ack, Piece, Report, judge
+from asynchistory import AsyncHistoryError, AsyncHistoryManager, SQLiteStorage
+from tests.faults import children
+from tests.faults.batches import append, contents
+from tests.faults.children import say, wait_for_go
+from tests.faults.report import LOOPS, Ack, Piece, Report, judge, new_seed
 
-ROOT = Path(__file__).resolve().parents[2]
-LOOPS = ("asyncio", "trio")
 SESSIONS = 5
 TASKS = 8
-#: A child that says nothing for so long hangs.
-PATIENCE = 60.0
 
 
 # -- the child
 
 
 def child(path: str, backend: str, name: str) -> NoReturn:
-    """Write until killed. Waits for a line first, so that it can be started ahead of its turn."""
-    if not sys.stdin.readline():
-        sys.exit(0)
+    """Write until killed."""
+    wait_for_go()
     anyio.run(partial(_write, path, name), backend=backend)
     raise AssertionError("it ended by itself")
 
 
 async def _write(path: str, name: str) -> None:
     async with AsyncHistoryManager(SQLiteStorage(path)) as history:
-        _say("open")
+        say("open")
         async with anyio.create_task_group() as tasks:
             for task in range(TASKS):
                 tasks.start_soon(_write_batches, history, f"{name}.{task}")
@@ -66,67 +53,24 @@ async def _write_batches(history: AsyncHistoryManager, name: str) -> None:
         number += 1
         session_id = f"session-{draw.randrange(SESSIONS)}"
         batch, size = f"{name}.{number}", draw.randint(1, 5)
-        filling = "x" * draw.randrange(2000)
-        records = [
-            Message.of("user", filling, metadata={"batch": batch, "index": index, "size": size})
-            for index in range(size)
-        ]
         key = batch if draw.random() < 0.5 else None
-        appended = await history.append(session_id, *records, idempotency_key=key)
-        _say(f"{session_id} {batch} {size} {appended.first_seq}")
-
-
-def _say(line: str) -> None:
-    os.write(sys.stdout.fileno(), f"{line}\n".encode())
+        filling = "x" * draw.randrange(2000)
+        ack = await append(history, session_id, batch, size, filling, key=key)
+        say(" ".join(map(str, ack)))
 
 
 # -- the killer
 
 
-class Child:
-    """A child, and what it said."""
+class Child(children.Child):
+    """A child, and what it acknowledged."""
 
     def __init__(self, path: Path, backend: str, name: str) -> None:
-        program = "import sys; from tests.faults.sigkill import child; child(*sys.argv[1:])"
-        search = [str(ROOT), *sys.path]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", program, str(path), backend, name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, search))},
-        )
-        self._said = b""
+        super().__init__("tests.faults.sigkill:child", path, backend, name)
 
-    def go(self) -> None:
-        assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # it has ended; what it said last tells why
-            self.process.stdin.write(b"go\n")
-            self.process.stdin.flush()
-
-    def listen(self, lines: int) -> bool:
-        """Wait until it has said so many lines. False if it hangs or ended before."""
-        assert self.process.stdout is not None
-        descriptor = self.process.stdout.fileno()
-        with selectors.DefaultSelector() as selector:
-            selector.register(descriptor, selectors.EVENT_READ)
-            while self._said.count(b"\n") < lines:
-                if not selector.select(PATIENCE):
-                    return False
-                said = os.read(descriptor, 65536)
-                if not said:
-                    return False
-                self._said += said
-        return True
-
-    def kill(self) -> tuple[list[Ack], int, str]:
-        """Kill it: all that it said, how it ended, and its complaints."""
-        self.process.kill()
-        said, complaints = self.process.communicate()
-        # A line that the kill cut off was not said.
-        lines = (self._said + said).decode().split("\n")[:-1]
-        acks = [_parse(line) for line in lines if line != "open"]
-        return acks, self.process.returncode, complaints.decode(errors="replace").strip()
+    @property
+    def acks(self) -> list[Ack]:
+        return [_parse(line) for line in self.lines if line != "open"]
 
 
 def _parse(line: str) -> Ack:
@@ -147,39 +91,14 @@ def kill_one(report: Report, child: Child, draw: random.Random) -> list[Ack]:
     child.go()
     well = child.listen(lines)
     _spin(draw.random() * (0.1 if lines == 0 else 0.003))
-    acks, code, complaints = child.kill()
+    code, complaints = child.kill()
     if not well or code != -9:
         last = complaints.splitlines()[-1:] or ["it hangs, or said nothing"]
         report.note("errors", f"the child ended with {code}: {last[0]}")
-    return acks
+    return child.acks
 
 
 # -- the judgement
-
-
-def _piece(record: object) -> Piece:
-    if not isinstance(record, Message):
-        raise ValueError(f"a {type(record).__name__} was read")
-    said = record.metadata
-    return Piece(record.seq, said["batch"], said["index"], said["size"])
-
-
-async def contents(path: Path, start: dict[str, int]) -> dict[str, list[Piece]]:
-    """The records of every session, from its ``start`` on."""
-    stored: dict[str, list[Piece]] = {}
-    async with AsyncHistoryManager(SQLiteStorage(path), level="fresh") as history:
-        for session in await history.list_sessions():
-            query = HistoryQuery(session.id, limit=10_000, offset=start.get(session.id, 0))
-            stored[session.id] = []
-            while True:
-                page = await history.query_history(query)
-                stored[session.id] += map(_piece, page)
-                if page.next is None:
-                    break
-                query = HistoryQuery(session.id, limit=10_000, after=page.next)
-            if session.seq != start.get(session.id, 0) + len(stored[session.id]):
-                raise ValueError(f"{session.id} stands at {session.seq}, other than its records")
-    return stored
 
 
 class Bench:
@@ -247,12 +166,11 @@ def run_loop(report: Report, bench: Bench, draw: random.Random) -> None:
 
 def campaign(times: int) -> Report:
     """Kill ``times`` children on each loop."""
-    report = Report("sigkill", times, LOOPS)
+    report = Report("sigkill", times, seed=new_seed())
     start = time.monotonic()
-    seed = random.SystemRandom().randrange(2**32)
     with tempfile.TemporaryDirectory() as folder:
         for backend in LOOPS:
             bench = Bench(report, Path(folder), backend)
-            run_loop(report, bench, random.Random(f"{seed}.{backend}"))
+            run_loop(report, bench, random.Random(f"{report.seed}.{backend}"))
     report.seconds = time.monotonic() - start
     return report

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from datetime import datetime
 from typing import Any, Literal
@@ -14,6 +14,8 @@ from asynchistory.queries import (
     HistoryPage,
     HistoryQuery,
     LLMStatistics,
+    SearchHit,
+    SearchQuery,
     Session,
     SessionPage,
     SessionSummary,
@@ -26,15 +28,15 @@ from asynchistory.queries import (
     Truncated,
     Version,
 )
-from asynchistory.records import JSON, StoredRecord
+from asynchistory.records import JSON
 from asynchistory.storage.cursors import make_cursor, parse_cursor
 from asynchistory.storage.keys import appended, pack, truncated
 from asynchistory.storage.memory import statistics
 from asynchistory.storage.memory.archiving import Archiving
 from asynchistory.storage.memory.homes import Home, check_epoch, check_seq
+from asynchistory.storage.memory.search import search
 from asynchistory.storage.port import Batch, Cut, Deleted, ForkPlan, Key, fork_seq, stays
 from asynchistory.storage.select import select
-from asynchistory.storage.text import matches, search_terms
 
 
 class MemoryStorage(Archiving):
@@ -112,21 +114,10 @@ class MemoryStorage(Archiving):
             home = self._find(query.session_id)
             return select(home.records(), query, home.session.epoch)
 
-    async def search(
-        self, text: str, *, session_id: str | None, user_id: str | None, limit: int
-    ) -> Sequence[StoredRecord]:
-        terms = search_terms(text)
+    async def search(self, query: SearchQuery) -> list[SearchHit]:
         await self._enter()
         with self._lock:
-            places = [
-                (place, home, seq)
-                for home in self._selected(session_id, user_id)
-                for seq, (place, _row) in enumerate(home.rows, 1)
-            ]
-            places.sort(key=lambda entry: entry[0], reverse=True)
-            records = (home.record(seq) for _place, home, seq in places)
-            found = (record for record in records if matches(record, terms))
-            return [record for record, _ in zip(found, range(limit), strict=False)]
+            return search(self._homes, query)
 
     # -- sessions
 

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from asynchistory.codec import decode_row, to_microseconds
+from asynchistory.codec import to_microseconds
 from asynchistory.errors import EpochChangedError, SessionExistsError, SessionNotFoundError
 from asynchistory.queries import Appended, Session, Truncated
-from asynchistory.records import StoredRecord
 from asynchistory.storage.calls import CALL_TYPES, CallFacts, calls_in
+from asynchistory.storage.keys import truncated
 from asynchistory.storage.port import Batch, Cut, Deleted, ForkPlan, Key, fork_seq, stays
 from asynchistory.storage.sqlite import keys
 from asynchistory.storage.sqlite.segments import segments, select_records
@@ -57,7 +57,7 @@ def truncate(group: WriteGroup, cut: Cut) -> Truncated:
     place = _found(group, cut.session_id)
     earlier = group.earlier(cut.session_id, cut.idempotency_key, cut.digest)
     if earlier is not None:
-        return _truncated(cut, earlier, replayed=True)
+        return truncated(cut, earlier, replayed=True)
     _check_epoch(cut.session_id, cut.epoch, place)
     check_seq(cut.session_id, cut.expected_seq, place.seq)
     seq, left = place.seq, stays(cut, place.seq)
@@ -67,22 +67,7 @@ def truncate(group: WriteGroup, cut: Cut) -> Truncated:
     key = Key(cut.idempotency_key or "", cut.digest, place.epoch, left, seq, removed)
     if cut.idempotency_key is not None:
         group.remember(place, key)
-    return _truncated(cut, key, replayed=False)
-
-
-def _truncated(cut: Cut, key: Key, *, replayed: bool) -> Truncated:
-    records: tuple[StoredRecord, ...] = ()
-    if key.removed is not None:
-        stored = msgspec.msgpack.decode(key.removed)
-        records = tuple(decode_row(cut.session_id, tuple(row)) for row in stored)
-    return Truncated(
-        session_id=cut.session_id,
-        epoch=key.epoch,
-        seq=key.first_seq,
-        removed=key.last_seq - key.first_seq,
-        records=records,
-        replayed=replayed,
-    )
+    return truncated(cut, key, replayed=False)
 
 
 def _taken(group: WriteGroup, place: Place, left: int) -> bytes:

@@ -24,6 +24,7 @@ from asynchistory.errors import (
 )
 from asynchistory.queries import StoreStatistics
 from asynchistory.runs import Waiter, new_waiter, wake
+from asynchistory.storage.sqlite.indexing import Indexing
 from asynchistory.storage.sqlite.jobs import MAX_QUEUED, Job, Jobs
 from asynchistory.storage.sqlite.monitor import Counters, check_present
 from asynchistory.storage.sqlite.readers import Readers
@@ -55,6 +56,7 @@ class Engine:
         self.counters = Counters()
         self._jobs = Jobs()
         self._settled: list[Job] = []
+        self._index = Indexing()
         self._places: dict[str, Place] = {}
         self._data_version = -1
         self._mutex = threading.Lock()
@@ -123,6 +125,11 @@ class Engine:
         """Wait for the writer thread to end."""
         self._thread.join(timeout)
 
+    def index(self) -> None:
+        """Have the search index made, if there is none, and kept up to date from here on."""
+        self._index.wanted = self._index.behind = True
+        self._jobs.ring()
+
     def statistics(self) -> StoreStatistics:
         """How busy the file is, and what its commits take."""
         return self.counters.statistics(len(self._jobs.writes), len(self._jobs.crowd))
@@ -147,7 +154,8 @@ class Engine:
             known = translate(error, self.path) if isinstance(error, Exception) else None
             self._jobs.refusal = known or NotOpenError(f"{self.path} could not be opened")
         else:
-            while self._next():
+            self._index.opened(db)
+            while self._next(db):
                 if self._jobs.writes:
                     self._serve(db)
                 if self._jobs.chores:
@@ -155,10 +163,13 @@ class Engine:
         finally:
             self._shut(db)
 
-    def _next(self) -> bool:
+    def _next(self, db: apsw.Connection) -> bool:
+        """Wait for work, with what else is to be done; False at the end."""
         if self._jobs.writes:
             return True
         self._deliver()
+        while not self._jobs and self._index.work(db):
+            pass
         return self._jobs.wait()
 
     def _serve(self, db: apsw.Connection) -> None:
@@ -232,6 +243,7 @@ class Engine:
             committing = db.total_changes() != changes
             with self.counters.commit(len(jobs)) if committing else nullcontext():
                 db.execute("COMMIT")
+            self._index.behind = self._index.behind or committing
         except Exception as error:
             self._places.clear()
             with suppress(apsw.Error):

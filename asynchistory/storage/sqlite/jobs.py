@@ -56,6 +56,9 @@ class Jobs:
         self._bell.acquire()
         self._idle = False
 
+    def __bool__(self) -> bool:
+        return bool(self.writes or self.chores)
+
     # -- for callers, in any thread
 
     def check(self) -> None:
@@ -92,14 +95,19 @@ class Jobs:
                 job.state = _State.WITHDRAWN
             return job.state is _State.WITHDRAWN
 
+    def ring(self) -> None:
+        """Wake the writer, which may find something to do."""
+        with self._mutex:
+            ring, self._idle = self._idle, False
+        if ring:
+            self._bell.release()
+
     def close(self, refusal: AsyncHistoryError) -> None:
         """Take no more jobs. Those that are queued are still to be done."""
         with self._mutex:
             self._closing = True
             self.refusal = self.refusal or refusal
-            ring, self._idle = self._idle, False
-        if ring:
-            self._bell.release()
+        self.ring()
 
     # -- for the writer
 
@@ -121,7 +129,7 @@ class Jobs:
     def wait(self) -> bool:
         """Wait for work; False when there is none left and none will come."""
         with self._mutex:
-            if self.writes or self.chores:
+            if self:
                 return True
             if self._closing:
                 return False

@@ -19,11 +19,10 @@ from asynchistory.queries import (
     Tail,
     Version,
 )
-from asynchistory.records import JSON, StoredRecord
+from asynchistory.records import JSON
 from asynchistory.storage.cursors import make_cursor, parse_cursor, seq_of
-from asynchistory.storage.sqlite.segments import COLUMNS, count_records, segments, select_records
+from asynchistory.storage.sqlite.segments import count_records, segments, select_records
 from asynchistory.storage.sqlite.sql import rows, scalar
-from asynchistory.storage.text import matches
 
 _VALID = "CASE WHEN json_valid(r.body) THEN r.body END"
 _SESSION = (
@@ -102,34 +101,6 @@ def _filters(query: HistoryQuery) -> tuple[str, list[Any]]:
         where.append(f"json_extract({_VALID}, '$.model') = ?")
         values.append(query.model)
     return " AND ".join(where), values
-
-
-def search(
-    db: apsw.Connection, terms: list[str], session_id: str | None, user_id: str | None, limit: int
-) -> list[StoredRecord]:
-    """See :meth:`asynchistory.storage.port.Storage.search`."""
-    where = ["r.type IN (?, ?)"]
-    values: list[Any] = [TYPE_CODES["message"], TYPE_CODES["tool_call"]]
-    for column, value in (("s.id", session_id), ("s.user_id", user_id)):
-        if value is not None:
-            where.append(f"{column} = ?")
-            values.append(value)
-    # Row by row, so that the search ends with the last hit that is wanted.
-    newest_first = db.execute(
-        f"SELECT s.id, {COLUMNS} FROM records r JOIN sessions s USING(sid) "
-        f"WHERE {' AND '.join(where)} ORDER BY r.rowid DESC",
-        values,
-    )
-    found: list[StoredRecord] = []
-    for row in newest_first:
-        if len(found) >= limit:
-            newest_first.close()
-            break
-        name, *stored = row
-        record = decode_row(name, tuple(stored))
-        if matches(record, terms):
-            found.append(record)
-    return found
 
 
 def session_by_id(db: apsw.Connection, session_id: str) -> Session | None:

@@ -7,7 +7,7 @@ characters begin trigrams too, and a shorter term is found by the trigrams that
 it begins.
 
 :func:`update` makes it and brings it up to date, from the oldest record on, a
-few milliseconds at a time. The records up to a mark are in it; a search reads
+millisecond or two at a time. The records up to a mark are in it; a search reads
 those after the mark. An append knows nothing of it.
 """
 
@@ -31,12 +31,12 @@ LAYOUT = 1
 TEXT_TYPES = ", ".join(str(TYPE_CODES[name]) for name in SEARCHED_TYPES)
 
 #: Bytes of text that one slice indexes, more or less.
-_SLICE = 24_000
+_SLICE = 12_000
 #: A text with more bytes than this in distinct words would make a slice too long. It is kept out
 #: of the index, and every search reads it.
 _LARGE = 64_000
 #: Pages that one slice merges.
-_PAGES = 16
+_PAGES = 8
 #: Trigrams that one look-up asks for.
 _MOST_GRAMS = 24
 #: A beginning with more trigrams than this in a record, on average, is in most records.
@@ -106,7 +106,7 @@ def behind(db: apsw.Connection) -> int:
 
 
 def update(db: apsw.Connection, most: int) -> bool:
-    """Do the next of what the index needs: up to ``most`` records, a few milliseconds.
+    """Do the next of what the index needs: up to ``most`` records, a millisecond or two.
 
     Makes the index if there is none. To be called in a write transaction.
 
@@ -130,7 +130,7 @@ def update(db: apsw.Connection, most: int) -> bool:
 
 
 def purge(db: apsw.Connection) -> bool:
-    """Do the next of what makes the index forget deleted records: a few milliseconds.
+    """Do the next of what makes the index forget deleted records: a millisecond or two.
 
     A deleted record is not found again, but its trigrams stay until their part of
     the index is merged. This merges all. To be called in write transactions
@@ -140,7 +140,8 @@ def purge(db: apsw.Connection) -> bool:
     Returns:
         Whether there is more.
     """
-    return mark(db) > 0 and _merge(db, -_PAGES)
+    state = _state(db)
+    return state is not None and state.layout == LAYOUT and _merge(db, -_PAGES)
 
 
 def drop(db: apsw.Connection) -> None:

@@ -20,6 +20,8 @@ from asynchistory.queries import (
     HistoryPage,
     HistoryQuery,
     LLMStatistics,
+    SearchHit,
+    SearchQuery,
     Session,
     SessionPage,
     SessionSummary,
@@ -33,16 +35,24 @@ from asynchistory.queries import (
     Verification,
     Version,
 )
-from asynchistory.records import JSON, StoredRecord
+from asynchistory.records import JSON
 from asynchistory.storage.archives import SessionKeys
 from asynchistory.storage.calls import CallFacts
 from asynchistory.storage.port import Batch, Cut, Deleted, ForkPlan, Key, Storage
-from asynchistory.storage.sqlite import backup, changes, reads, restore, statistics, verify
+from asynchistory.storage.sqlite import (
+    backup,
+    changes,
+    reads,
+    restore,
+    search_index,
+    statistics,
+    verify,
+)
 from asynchistory.storage.sqlite.engine import Engine
 from asynchistory.storage.sqlite.monitor import probe
+from asynchistory.storage.sqlite.search import search
 from asynchistory.storage.sqlite.stopping import Stop
 from asynchistory.storage.sqlite.writes import WriteGroup
-from asynchistory.storage.text import search_terms
 
 T = TypeVar("T")
 
@@ -133,11 +143,10 @@ class SQLiteStorage(Storage):
     async def read(self, query: HistoryQuery) -> HistoryPage:
         return await self._read(partial(reads.page, query=query))
 
-    async def search(
-        self, text: str, *, session_id: str | None, user_id: str | None, limit: int
-    ) -> Sequence[StoredRecord]:
-        terms = search_terms(text)
-        return await self._read(lambda db: reads.search(db, terms, session_id, user_id, limit))
+    async def search(self, query: SearchQuery) -> list[SearchHit]:
+        found = await self._read(partial(search, query=query))
+        self._opened().index()
+        return found
 
     # -- sessions
 
@@ -220,6 +229,11 @@ class SQLiteStorage(Storage):
     def _scrub(self, db: apsw.Connection) -> None:
         # Deleted content is overwritten where it was. What moved from page to page as the file
         # grew has left traces behind, which only a new file is free of.
+        more = True
+        while more:
+            db.execute("BEGIN IMMEDIATE")
+            more = search_index.purge(db)
+            db.execute("COMMIT")
         db.execute("PRAGMA temp_store=FILE")
         try:
             db.execute("VACUUM")
