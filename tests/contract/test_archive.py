@@ -476,6 +476,14 @@ BAD: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a lone surrogate": lambda value: json.dumps(value).replace(CANARY, "\ud800"),
     "an escaped lone surrogate": lambda value: json.dumps(value).replace(CANARY, r"\ud800"),
     "NaN": lambda value: json.dumps(changed(records__n0__metadata={"n": float("nan")})(value)),
+    "deep": lambda value: json.dumps(value).replace("[", "[" * 100_000),
+    "deep metadata": lambda value: json.dumps(value).replace(
+        '"role": "user"', '"role": "user", "metadata": {"a": %s}' % ("[" * 300 + "]" * 300)
+    ),
+    "deep in a record of no known type": lambda value: json.dumps(value).replace(
+        '"record_type": "message"',
+        '"record_type": "m", "a": %s' % ("[" * 100_000 + "]" * 100_000),
+    ),
     "not an object": lambda value: [value],
     "something else": lambda value: {"messages": [{"role": "user", "content": CANARY}]},
     "no line": lambda value: None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from itertools import islice
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -17,6 +18,9 @@ from asynchistory.storage.calls import CallFacts, calls_in
 from asynchistory.storage.memory.base import Homes
 from asynchistory.storage.memory.homes import Home
 from asynchistory.storage.port import Key
+
+#: At most so many damaged records, and so many problems, are told.
+_MOST = 1_000
 
 
 class Archiving(Homes):
@@ -66,13 +70,13 @@ class Archiving(Homes):
                 for home in homes
                 for (place, _), record in zip(home.rows, home.records(), strict=True)
             }
+            damaged = (item for item in records.values() if isinstance(item, CorruptRecord))
+            problems = (problem for home in homes for problem in _problems(home))
             return Verification(
                 sessions=len(homes),
                 records=len(records),
-                damaged=tuple(
-                    record for record in records.values() if isinstance(record, CorruptRecord)
-                ),
-                problems=tuple(problem for home in homes for problem in _problems(home)),
+                damaged=tuple(islice(damaged, _MOST)),
+                problems=tuple(islice(problems, _MOST)),
             )
 
     async def backup(self, path: Path, *, overwrite: bool) -> None:
