@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -38,7 +39,6 @@ from asynchistory.storage.port import Key
 
 #: The version that is written.
 FORMAT = 2
-_MARK = CorruptRecord.record_type
 #: What msgspec says of types and places alone; its other messages may quote content.
 _SAFE = ("Expected `", "Object missing required field `", "Invalid RFC3339", "Invalid base64")
 
@@ -79,11 +79,23 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     keys: list[_Key] = []
 
 
+class _Mark(msgspec.Struct, tag_field="record_type", tag=CorruptRecord.record_type):
+    """What stands for a record that was damaged."""
+
+    seq: int
+    reason: str
+
+    @property
+    def record(self) -> CorruptRecord:
+        return CorruptRecord(session_id="", seq=self.seq, reason=self.reason)
+
+
 class _Head(msgspec.Struct):
     asynchistory: Any = None
 
 
 _decode_line = msgspec.json.Decoder(_Line).decode
+_decode_mark = msgspec.json.Decoder(_Mark).decode
 _decode_head = msgspec.json.Decoder(_Head).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -106,7 +118,7 @@ def encoded(records: Iterable[StoredRecord]) -> bytes:
 
 def _encoded(record: StoredRecord) -> bytes:
     if isinstance(record, CorruptRecord):
-        return _encode({"record_type": _MARK, "seq": record.seq, "reason": record.reason})
+        return _encode(_Mark(record.seq, record.reason))
     return dump_record(record)
 
 
@@ -157,7 +169,7 @@ def read(data: bytes) -> Archived:
     )
     if len({key.key for key in found.keys}) < len(found.keys):
         raise InvalidInputError("an idempotency key is there twice")
-    keys = [_moved(_read_key(key), session.epoch, gone) for key in found.keys]
+    keys = [_moved(_read_key(key, session), session.epoch, gone) for key in found.keys]
     return Archived(session, records, rows, keys, len(gone), found.asynchistory)
 
 
@@ -182,7 +194,7 @@ _NEWER = (
 def _explained(data: bytes, error: msgspec.ValidationError) -> str:
     try:
         version = _decode_head(data).asynchistory
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         version = None
     if version is None:
         return "it is not a session as export writes it"
@@ -199,13 +211,11 @@ def _safe(error: msgspec.ValidationError) -> str:
 def _record(data: bytes) -> StoredRecord:
     try:
         return decode_body(data)
-    except msgspec.ValidationError as error:
-        found = msgspec.json.decode(data)
-        if isinstance(found, dict) and found.get("record_type") == _MARK:
-            seq = found.get("seq")
-            return CorruptRecord(session_id="", seq=seq if type(seq) is int else 0, reason="")
-        raise InvalidRecordError(_safe(error)) from None
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
+        with suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
+            return _decode_mark(data).record
+        if isinstance(error, msgspec.ValidationError):
+            raise InvalidRecordError(_safe(error)) from None
         raise InvalidRecordError("it is not plain JSON") from None
 
 
@@ -229,15 +239,18 @@ def _check_session(session: Session) -> None:
         raise InvalidInputError("the session's numbers cannot be")
 
 
-def _read_key(key: _Key) -> Key:
+def _read_key(key: _Key, session: Session) -> Key:
     check_text_id(key.key, "an idempotency key")
     numbers = (key.epoch, key.first_seq, key.last_seq)
-    if not all(0 <= number < 2**63 for number in numbers) or key.first_seq > key.last_seq + 1:
+    possible = key.epoch <= session.epoch and key.first_seq <= key.last_seq + 1
+    if not possible or not all(0 <= number < 2**63 for number in numbers):
         raise InvalidInputError("the numbers of an idempotency key cannot be")
     removed = None
     if key.removed is not None:
         records = [_record(bytes(raw)) for raw in key.removed]
         whole = [record for record in records if not isinstance(record, CorruptRecord)]
+        if not all(key.first_seq < record.seq <= key.last_seq for record in whole):
+            raise InvalidInputError("the records of an idempotency key cannot be")
         removed = pack((record.seq, encode_record(record)) for record in whole)
     return Key(key.key, key.digest, *numbers, removed)
 

@@ -484,6 +484,12 @@ BAD: dict[str, Callable[[dict[str, Any]], Any]] = {
         '"record_type": "message"',
         '"record_type": "m", "a": %s' % ("[" * 100_000 + "]" * 100_000),
     ),
+    "a number out of range": lambda value: json.dumps(value).replace(
+        '"role": "user"', '"role": "user", "metadata": {"n": 1e400}'
+    ),
+    "a number out of range in a record of no known type": lambda value: json.dumps(value).replace(
+        '"record_type": "message"', '"record_type": "m", "n": 1e400'
+    ),
     "not an object": lambda value: [value],
     "something else": lambda value: {"messages": [{"role": "user", "content": CANARY}]},
     "no line": lambda value: None,
@@ -521,6 +527,7 @@ BAD: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a key twice": with_a_key_twice,
     "a digest that is none": changed(keys__n0__digest=CANARY + "!"),
     "a seq that cannot be": changed(keys__n0__last_seq=2**64),
+    "a key from the future": changed(keys__n0__epoch=2**40),
     "a range that cannot be": changed(keys__n0__first_seq=9),
 }  # fmt: skip
 

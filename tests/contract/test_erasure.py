@@ -6,6 +6,7 @@ else. A store without files passes, since it has none.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,6 +104,20 @@ async def _append(history: AsyncHistoryManager, key: str) -> None:
     await history.append("chat", say("x"), idempotency_key=key)
 
 
+async def crowded(history: AsyncHistoryManager) -> None:
+    """So many, in no order, that a tree of them has to be divided again and again."""
+    order = list(range(400))
+    random.Random(1).shuffle(order)
+    async with anyio.create_task_group() as tasks:
+        for number in order:
+            tasks.start_soon(_enter, history, f"{CANARY} {number:03} {'-' * 60}")
+
+
+async def _enter(history: AsyncHistoryManager, name: str) -> None:
+    await history.create_session(name, user_id=USER)
+    await history.append(name, usage(name, 1, model=name), idempotency_key=name)
+
+
 async def handed_over(history: AsyncHistoryManager) -> None:
     """The session was another's, or nobody's, before."""
     await history.create_session("chat")
@@ -110,11 +125,12 @@ async def handed_over(history: AsyncHistoryManager) -> None:
     await history.update_session("chat", user_id=USER)
 
 
-@pytest.mark.parametrize(
-    "life",
-    [live, many, popped, truncated, replaced, renamed, deleted, forked, keyed, handed_over],
-    ids=lambda life: life.__name__,
-)
+LIVES = [
+    live, many, popped, truncated, replaced, renamed, deleted, forked, keyed, crowded, handed_over,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("life", LIVES, ids=lambda life: life.__name__)
 async def test_nothing_of_an_erased_user_is_left_in_the_files(
     history: AsyncHistoryManager, tmp_path: Path, life: Callable[[AsyncHistoryManager], object]
 ) -> None:
@@ -162,6 +178,19 @@ async def test_what_was_left_for_later_goes_with_the_next_erasure(
     assert await session_ids(history) == set()
 
     await assert_erased(history, tmp_path)
+
+
+async def test_contents_are_overwritten_where_they_were(
+    make_storage: Callable[[], Storage], tmp_path: Path
+) -> None:
+    # Without scrubbing they stay in a write-ahead log, which goes when the store is closed.
+    async with AsyncHistoryManager(make_storage(), TailCache()) as history:
+        await history.create_session("chat", user_id=USER)
+        await add(history, "chat", *[f"{CANARY} {number}" for number in range(20)])
+    async with AsyncHistoryManager(make_storage(), TailCache()) as history:
+        await history.erase_user(USER, scrub=False)
+
+    assert traces(tmp_path, CANARY) == {}
 
 
 async def test_erasing_goes_on_beside_reads_and_writes(

@@ -146,6 +146,15 @@ def test_a_short_word_that_is_rare_is_looked_up_beyond_the_newest(store: Store) 
     assert find(store, "ha", limit=1) == [1_001]
 
 
+def test_a_short_word_that_begins_nearly_everything_is_found(store: Store) -> None:
+    store.append("x", *say("ab ac ad ae af ag ah ai aj ak", "hay", "az", "ax", "hay"))
+    store.index()
+
+    for text in ("a", "a z", "z", "az", "ha", "y"):
+        query = SearchQuery(text, order="rank")
+        assert store.search(query) == store.scan(query)
+
+
 def test_processes_share_the_index_of_a_file(empty: bytes, tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     path.write_bytes(empty)

@@ -115,6 +115,7 @@ def test_a_text_too_large_to_index_is_found(store: Store) -> None:
     store.index()
 
     assert indexed(store) == {1, 2, 3}
+    assert rows(store.db, "SELECT record FROM search_loose") == [(1,)]
     assert find(store, "12345") == [2, 1]
     assert find(store, "12345 33333") == [1]
     assert find(store, "33", order="rank") == [1]

@@ -30,7 +30,7 @@ class Home:
     def __init__(self, session_id: str, number: int, epoch: int) -> None:
         now = from_microseconds(now_us())
         self.number = number
-        self.session = Session(id=session_id, created_at=now, updated_at=now, epoch=epoch)
+        self.session: Session = Session(id=session_id, created_at=now, updated_at=now, epoch=epoch)
         self.rows: list[Placed] = []
         self.calls: dict[str, CallFacts] = {}
         self.keys: dict[str, Key] = {}

@@ -14,16 +14,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from asynchistory.codec import to_microseconds
+from asynchistory.codec import decode_row, to_microseconds
 from asynchistory.errors import EpochChangedError, SessionExistsError, SessionNotFoundError
 from asynchistory.queries import Appended, Session, Truncated
+from asynchistory.records import CorruptRecord
 from asynchistory.storage.calls import CALL_TYPES, CallFacts, calls_in
-from asynchistory.storage.keys import truncated
+from asynchistory.storage.keys import appended, truncated
 from asynchistory.storage.port import Batch, Cut, Deleted, ForkPlan, Key, fork_seq, stays
 from asynchistory.storage.sqlite import keys
-from asynchistory.storage.sqlite.segments import segments, select_records
+from asynchistory.storage.sqlite.segments import COLUMNS, segments, select_records
 from asynchistory.storage.sqlite.sql import rows, scalar
-from asynchistory.storage.sqlite.writes import Place, WriteGroup, check_seq, replay
+from asynchistory.storage.sqlite.writes import Place, WriteGroup, check_seq
 
 _CALL_CODES = ", ".join(str(code) for code in sorted(CALL_TYPES))
 _INSERT_CALL = f"INSERT INTO calls VALUES({', '.join('?' * (len(CallFacts._fields) + 1))})"
@@ -43,7 +44,7 @@ def replace(group: WriteGroup, batch: Batch) -> Appended:
     place = group.place(batch.session_id)
     earlier = group.earlier(batch.session_id, batch.idempotency_key, batch.digest)
     if earlier is not None:
-        return replay(batch, earlier)
+        return appended(batch, earlier, replayed=True)
     check_seq(batch.session_id, batch.expected_seq, 0 if place is None else place.seq)
     if place is None:
         place = group.create(batch.session_id)
@@ -238,9 +239,11 @@ def _count_again(group: WriteGroup, sid: int, start: int) -> None:
     """Make the session's calls again from the records that are left of its own."""
     stored = rows(
         group.db,
-        f"SELECT type, ts, CAST(body AS BLOB) FROM records "
-        f"WHERE sid = ? AND seq > ? AND type IN ({_CALL_CODES}) ORDER BY seq",
+        f"SELECT {COLUMNS} FROM records r "
+        f"WHERE r.sid = ? AND r.seq > ? AND r.type IN ({_CALL_CODES}) ORDER BY r.seq",
         (sid, start),
     )
+    whole = [row for row in stored if not isinstance(decode_row("", row), CorruptRecord)]
+    calls = calls_in((code, moment, body) for _, code, moment, _, body, _ in whole)
     group.db.execute("DELETE FROM calls WHERE sid = ?", (sid,))
-    group.db.executemany(_INSERT_CALL, [(sid, *facts) for facts in calls_in(stored).values()])
+    group.db.executemany(_INSERT_CALL, [(sid, *facts) for facts in calls.values()])

@@ -65,8 +65,9 @@ class _Reader(threading.Thread):
         try:
             return work(db)
         finally:
+            # Not COMMIT, which fails once a damaged page was met, also for what only read.
             if db.in_transaction:
-                db.execute("COMMIT")
+                db.execute("ROLLBACK")
 
 
 class Readers:

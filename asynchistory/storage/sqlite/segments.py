@@ -28,10 +28,13 @@ def segments(db: apsw.Connection, sid: int, low: int, high: int) -> list[Segment
     """The segments of the records ``low`` < seq <= ``high`` of a session, in order of seq."""
     found: list[Segment] = []
     base: int | None = sid
-    while base is not None and low < high:
-        ((lower, base_seq),) = rows(
-            db, "SELECT base, base_seq FROM sessions WHERE sid = ?", (base,)
-        )
+    seen: set[int] = set()  # in a damaged file sessions may rest on each other
+    while base is not None and low < high and base not in seen:
+        seen.add(base)
+        rest = rows(db, "SELECT base, base_seq FROM sessions WHERE sid = ?", (base,))
+        if not rest:
+            break
+        lower, base_seq = rest[0]
         if base_seq < high:
             found.append(Segment(base, max(low, base_seq), high))
         base, high = lower, min(high, base_seq)

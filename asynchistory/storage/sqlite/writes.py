@@ -20,6 +20,7 @@ from asynchistory.errors import (
 from asynchistory.queries import Appended, Session
 from asynchistory.records import JSON
 from asynchistory.storage.calls import PRICE_FIELDS, USAGE_FIELDS, CallFacts, merge
+from asynchistory.storage.keys import appended
 from asynchistory.storage.port import Batch, Key
 from asynchistory.storage.sqlite import keys
 from asynchistory.storage.sqlite.reads import session_by_id
@@ -105,7 +106,7 @@ class WriteGroup:
         if batch.idempotency_key is not None:
             earlier = self.earlier(batch.session_id, batch.idempotency_key, batch.digest)
             if earlier is not None:
-                return replay(batch, earlier)
+                return appended(batch, earlier, replayed=True)
         check_seq(batch.session_id, batch.expected_seq, 0 if place is None else place.seq)
         return self.gather(place or self.create(batch.session_id), batch)
 
@@ -252,17 +253,6 @@ def _columns(
         yield "metadata", msgspec.json.encode(metadata).decode()
     if expires_at is not None:
         yield "expires", None if expires_at == "never" else to_microseconds(expires_at)
-
-
-def replay(batch: Batch, earlier: Key) -> Appended:
-    """The answer of the call that stored the batch."""
-    return Appended(
-        session_id=batch.session_id,
-        epoch=earlier.epoch,
-        first_seq=earlier.first_seq,
-        last_seq=earlier.last_seq,
-        replayed=True,
-    )
 
 
 def check_seq(session_id: str, expected: int | None, actual: int) -> None:
