@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from types import TracebackType
 from typing import Generic, TypeVar
 
 import anyio
 
+from asynchistory.forks import own_lock
 from asynchistory.runs import current_run
 
 K = TypeVar("K", bound=Hashable)
@@ -84,7 +84,7 @@ class SingleFlight(Generic[K, T]):
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = own_lock(self, "_lock")
         # By the run itself: an id() is given again, and a weak key leaks.
         self._flights: dict[K, dict[object, Flight[T]]] = {}
 

@@ -111,12 +111,12 @@ class _Patience:
     """
 
     #: Seconds after which a wait is looked at, and at most given away each time.
-    PATIENCE = 0.005
+    PATIENCE: float = 0.005
     #: Seconds by which a loop is late that is busy.
-    LATE = 0.0005
+    LATE: float = 0.0005
 
     def __init__(self) -> None:
-        self.pending = 0
+        self.pending: int = 0
         self._armed = False
         self._gate: threading.Lock | None = None
         self._posts = self._seen = 0
@@ -184,7 +184,7 @@ class Waiter(ABC):
         self.done: bool = False
         if _here.run() is not run:
             _here.run, _here.patience = weakref.ref(run), _Patience()
-        self.patience = _here.patience
+        self.patience: _Patience = _here.patience
 
     @abstractmethod
     async def wait(self, withdraw: Callable[[], bool]) -> None:
@@ -211,7 +211,8 @@ class _AsyncioWaiter(Waiter):
     async def wait(self, withdraw: Callable[[], bool]) -> None:
         task = asyncio.current_task()
         assert task is not None, "a coroutine on asyncio always runs in a task"
-        cancelling = task.cancelling()
+        # What was absorbed before and is still to be redelivered is no business of this call's.
+        cancelling = _absorbed.get(task, task.cancelling())
         absorbed: asyncio.CancelledError | None = None
         self.patience.begin(self)
         try:
@@ -231,7 +232,8 @@ class _AsyncioWaiter(Waiter):
         if absorbed is not None:
             # Later, not now: delivered at once, it would outlive a timeout block that ends
             # right after this call.
-            self.run.call_soon(_redeliver, task, cancelling, absorbed.args)
+            _absorbed[task] = cancelling
+            self.run.call_soon(_redeliver, task, absorbed.args)
 
     def post(self, waiters: list[Waiter]) -> None:
         self.run.call_soon_threadsafe(_wake_asyncio, waiters)
@@ -249,9 +251,14 @@ def _look_later(loop: asyncio.AbstractEventLoop, patience: _Patience) -> None:
     loop.call_later(patience.PATIENCE, look)
 
 
-def _redeliver(task: asyncio.Task[Any], cancelling: int, args: tuple[Any, ...]) -> None:
+#: Tasks whose cancellation was absorbed, with the requests that they had before it.
+_absorbed: weakref.WeakKeyDictionary[asyncio.Task[Any], int] = weakref.WeakKeyDictionary()
+
+
+def _redeliver(task: asyncio.Task[Any], args: tuple[Any, ...]) -> None:
+    cancelling = _absorbed.pop(task, None)
     # The scope that cancelled may have ended meanwhile; it has then taken its request back.
-    if not task.done() and task.cancelling() > cancelling:
+    if cancelling is not None and not task.done() and task.cancelling() > cancelling:
         task.uncancel()
         task.cancel(*args)
 

@@ -20,6 +20,7 @@ from cachetools import LRUCache
 from asynchistory.codec import Row, row_record
 from asynchistory.errors import ConfigurationError, SessionNotFoundError
 from asynchistory.flights import Flight, SingleFlight
+from asynchistory.forks import own_lock
 from asynchistory.queries import HistoryPage, HistoryQuery, Tail, Version
 from asynchistory.records import StoredRecord
 from asynchistory.runs import checkpoint_if_cancelled
@@ -123,7 +124,7 @@ class TailCache:
         self.depth = depth
         self.ttl = ttl
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = own_lock(self, "_lock")
         self._entries = _Counting(max_bytes, getsizeof=lambda entry: entry.size)
         self._flights: SingleFlight[str, Tail] = SingleFlight()
         self._storage: weakref.ref[Storage] | None = None

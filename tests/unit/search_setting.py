@@ -55,6 +55,12 @@ class Store:
         db.pragma("trusted_schema", False)
         return cls(db)
 
+    def reopened(self) -> Self:
+        """The same store by another connection, which remembers nothing of its pages."""
+        other = self.copy(self.db.serialize("main"))
+        other.records = self.records
+        return other
+
     def close(self) -> None:
         self.db.close()
 

@@ -207,17 +207,41 @@ def test_the_index_passes_sqlites_own_check(store: Store) -> None:
     assert store.db.pragma("integrity_check") == "ok"
 
 
-def test_a_damaged_index_does_not_keep_a_search_from_its_answer(store: Store) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM search_data WHERE id > 10",  # all but the two pages that say what there is
+        "DELETE FROM search_data",
+        "UPDATE search_data SET block = x'ffffffffffffffff'",
+        "DELETE FROM search_config",
+        "DELETE FROM search_state",
+        "DROP TABLE search_idx",
+    ],
+)
+def test_a_damaged_index_does_not_keep_a_search_from_its_answer(store: Store, damage: str) -> None:
     store.append("x", *say("first", "second"))
     store.index()
-    # All but the two pages that say what there is.
-    store.db.execute("DELETE FROM search_data WHERE id > 10")
+    store.db.execute(damage)
 
-    assert find(store, "second") == [2]
-    with pytest.raises(apsw.CorruptError) as raised:
-        rows(store.db, "SELECT rowid FROM search WHERE search MATCH 'sec'")
-    assert search_index.is_damage(raised.value)
-    assert not search_index.is_damage(apsw.CorruptError())
+    with closing(store.reopened()) as reopened:
+        assert find(reopened, "second") == [2]
+
+
+def test_a_damaged_index_can_be_told_and_dropped(store: Store) -> None:
+    store.append("x", *say("first", "second"))
+    store.index()
+    store.db.execute("DELETE FROM search_data")
+
+    with closing(store.reopened()) as reopened:
+        with pytest.raises(apsw.CorruptError) as raised:
+            reopened.truncate("x", 1)
+        assert search_index.is_damage(raised.value)
+        assert not search_index.is_damage(apsw.CorruptError())
+        search_index.drop(reopened.db)
+        reopened.truncate("x", 1)
+        reopened.index()
+        assert find(reopened, "first") == [1]
+        assert find(reopened, "second") == []
 
 
 # -- other versions of this library, and of Python

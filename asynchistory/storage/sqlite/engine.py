@@ -22,6 +22,7 @@ from asynchistory.errors import (
     NotOpenError,
     OutcomeUnknownError,
 )
+from asynchistory.forks import own_lock
 from asynchistory.queries import StoreStatistics
 from asynchistory.runs import Waiter, new_waiter, wake
 from asynchistory.storage.sqlite.indexing import Indexing
@@ -50,16 +51,16 @@ class Engine:
     def __init__(self, path: Path, *, durability: str, lock_timeout: float) -> None:
         if path in _INHERITED:
             raise _inherited(path)
-        self.path = path
-        self.durability = durability
-        self.lock_timeout = lock_timeout
-        self.counters = Counters()
+        self.path: Path = path
+        self.durability: str = durability
+        self.lock_timeout: float = lock_timeout
+        self.counters: Counters = Counters()
         self._jobs = Jobs()
         self._settled: list[Job] = []
         self._index = Indexing()
         self._places: dict[str, Place] = {}
         self._data_version = -1
-        self._mutex = threading.Lock()
+        self._mutex = own_lock(self, "_mutex")
         self._closed = False
         self._closers: list[Waiter] = []
         self._pid = os.getpid()
@@ -105,7 +106,8 @@ class Engine:
 
     async def ready(self) -> None:
         """Return when the file is open; raise why it could not be opened."""
-        await self.write(lambda _group: None)
+        # No transaction: another process's lock does not keep anyone from opening, and reading.
+        await self.chore(lambda _db: None)
 
     async def aclose(self) -> None:
         """Finish what is queued, then close the file. Returns when the threads have let go."""
@@ -156,10 +158,10 @@ class Engine:
         else:
             self._index.opened(db)
             while self._next(db):
-                if self._jobs.writes:
-                    self._serve(db)
                 if self._jobs.chores:
                     self._do_chore(db)
+                if self._jobs.writes:
+                    self._serve(db)
         finally:
             self._shut(db)
 
@@ -249,7 +251,9 @@ class Engine:
             with suppress(apsw.Error):
                 if db.in_transaction:
                     db.execute("ROLLBACK")
-            if committing and not self._undo(db):
+            # On a full disk the commit did not get as far as its last page.
+            full = isinstance(error, apsw.FullError)
+            if committing and not full and not self._undo(db):
                 return OutcomeUnknownError(None)
             return (
                 translate(error, self.path) if isinstance(error, (apsw.Error, OSError)) else error

@@ -9,6 +9,7 @@ from enum import Enum, auto
 from typing import Any
 
 from asynchistory.errors import AsyncHistoryError
+from asynchistory.forks import own_lock
 from asynchistory.runs import Waiter, new_waiter, wake
 
 #: Writes that may be queued; further callers wait for room.
@@ -27,9 +28,9 @@ class Job:
     __slots__ = ("error", "result", "state", "waiter", "work")
 
     def __init__(self, work: Callable[..., Any], waiter: Waiter) -> None:
-        self.work = work
-        self.waiter = waiter
-        self.state = _State.QUEUED
+        self.work: Callable[..., Any] = work
+        self.waiter: Waiter = waiter
+        self.state: _State = _State.QUEUED
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -49,7 +50,7 @@ class Jobs:
         self.chores: deque[Job] = deque()
         self.crowd: list[Waiter] = []
         self.refusal: AsyncHistoryError | None = None
-        self._mutex = threading.Lock()
+        self._mutex = own_lock(self, "_mutex")
         self._closing = False
         #: The writer sleeps at this lock while it is idle; who ends that releases it.
         self._bell = threading.Lock()

@@ -23,13 +23,27 @@ def check_present(db: apsw.Connection, path: Path) -> None:
     Raises:
         StorageUnavailableError: it was deleted, or another one is in its place.
     """
-    moved = ctypes.c_int(0)
-    db.file_control("main", apsw.SQLITE_FCNTL_HAS_MOVED, ctypes.addressof(moved))
-    if moved.value:
-        raise StorageUnavailableError(
-            f"{path} was deleted or replaced while it was open; close the history, "
-            "put the file back, and open it again"
-        )
+    gone = ctypes.c_int(0)
+    db.file_control("main", apsw.SQLITE_FCNTL_HAS_MOVED, ctypes.addressof(gone))
+    if gone.value:
+        raise moved(path)
+
+
+def moved(path: Path) -> StorageUnavailableError:
+    """The error of a file that is no longer the one that was opened."""
+    return StorageUnavailableError(
+        f"{path} was deleted or replaced while it was open; close the history, "
+        "put the file back, and open it again"
+    )
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Tells the file of this name from others that had or will have it; None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class Counters:
@@ -43,7 +57,7 @@ class Counters:
         self._longest = 0.0
         self._last: float | None = None
         #: Seconds that commits took lately.
-        self.recent_commit = 0.0
+        self.recent_commit: float = 0.0
 
     @contextmanager
     def commit(self, writes: int) -> Iterator[None]:

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 import apsw
 
 from asynchistory.errors import NotOpenError
+from asynchistory.forks import own_lock
 from asynchistory.runs import Waiter, new_waiter, wake
-from asynchistory.storage.sqlite.monitor import check_present
+from asynchistory.storage.sqlite.monitor import check_present, identity, moved
 from asynchistory.storage.sqlite.schema import connect, translate
 
 T = TypeVar("T")
@@ -28,9 +29,9 @@ class _Job:
     __slots__ = ("error", "gone", "result", "waiter", "work")
 
     def __init__(self, work: Callable[[apsw.Connection], Any], waiter: Waiter) -> None:
-        self.work = work
-        self.waiter = waiter
-        self.gone = False  # nobody waits any more
+        self.work: Callable[[apsw.Connection], Any] = work
+        self.waiter: Waiter = waiter
+        self.gone: bool = False  # nobody waits any more
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -41,7 +42,7 @@ class _Reader(threading.Thread):
     def __init__(self, readers: Readers, job: _Job) -> None:
         super().__init__(name="asynchistory-reader", daemon=True)
         self.job: _Job | None = job
-        self.bell = threading.Lock()  # held while the thread has nothing to do
+        self.bell: threading.Lock = threading.Lock()  # held while the thread has nothing to do
         self.bell.acquire()
         self._readers = readers
 
@@ -78,20 +79,22 @@ class Readers:
     """
 
     def __init__(self, path: Path, durability: str, timeout: float) -> None:
-        self.path = path
+        self.path: Path = path
         self._durability = durability
         self._timeout = timeout
-        self._lock = threading.Lock()
+        self._lock = own_lock(self, "_lock")
         self._threads: list[_Reader] = []
         self._idle: list[_Reader] = []
         self._queue: deque[_Job] = deque()
         self._closed = False
-        self._glance_lock = threading.Lock()
+        self._glance_lock = own_lock(self, "_glance_lock")
+        self._known: tuple[int, int] | None = None
         self._glance: apsw.Connection | None = None
 
     def open(self) -> None:
         """Open what look-ups use; the file exists now."""
-        self._glance = connect(self.path, durability=self._durability, timeout=0)
+        self._known = identity(self.path)
+        self._glance = self.connect(timeout=0)
 
     async def read(
         self, work: Callable[[apsw.Connection], T], withdraw: Callable[[], bool] = lambda: True
@@ -179,9 +182,12 @@ class Readers:
         job, reader.job = reader.job, None
         return job
 
-    def connect(self) -> apsw.Connection:
-        """A connection of a reader's own."""
-        return connect(self.path, durability=self._durability, timeout=self._timeout)
+    def connect(self, timeout: float | None = None) -> apsw.Connection:
+        """A further connection to the file that was opened, and to no other of its name."""
+        if identity(self.path) != self._known:
+            raise moved(self.path)
+        wait = self._timeout if timeout is None else timeout
+        return connect(self.path, durability=self._durability, timeout=wait)
 
     def known(self, error: BaseException) -> BaseException:
         """The error in our words, if it is the database's."""

@@ -20,6 +20,7 @@ from asynchistory.storage.sqlite.migrations import MIGRATIONS, SCHEMA_VERSION
 #: "AHIS": what SQLite keeps in the file's header to tell whose it is.
 APPLICATION_ID = 0x41484953
 
+_BESIDE = "and check that the file, those beside it and its folder can be read and written"
 _CHECK = "check that the file and its folder can be read and written"
 
 
@@ -128,7 +129,9 @@ def _check_header(path: Path) -> None:
     checkpointed. The fields are those of https://www.sqlite.org/fileformat.html#the_database_header.
     """
     try:
-        with path.open("rb") as file:
+        # For writing too: SQLite would open a file read-only that may not be written, and leave
+        # a log beside it that its owner then cannot write.
+        with path.open("r+b") as file:
             header = file.read(100)
     except OSError as error:
         raise translate(error, path) from None
@@ -206,7 +209,9 @@ def translate(error: Exception, path: Path) -> AsyncHistoryError:
     if isinstance(error, OSError):
         return _unavailable(path, f"{error.strerror or type(error).__name__}; {_CHECK}")
     code = getattr(error, "extendedresult", None)
-    return _unavailable(path, f"{type(error).__name__} (SQLite code {code})")
+    return _unavailable(
+        path, f"{type(error).__name__} (SQLite code {code}); look after the disk, {_BESIDE}"
+    )
 
 
 def busy(path: Path, timeout: float) -> BusyError:

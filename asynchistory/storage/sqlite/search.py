@@ -39,9 +39,8 @@ def search(db: apsw.Connection, query: SearchQuery) -> list[SearchHit]:
     """
     try:
         return _Search(db, query, indexed=True).hits()
-    except apsw.CorruptError as error:
-        if not search_index.is_damage(error):
-            raise
+    except (apsw.CorruptError, apsw.SQLError):
+        # It may be the index that is damaged. If it is the records, this fails too.
         return _Search(db, query, indexed=False).hits()
 
 

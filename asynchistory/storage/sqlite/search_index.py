@@ -150,13 +150,17 @@ def drop(db: apsw.Connection) -> None:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether it is the index that is damaged, so that the store can do without it."""
+    """Whether it is the index that is damaged: after :func:`drop`, the same will work.
+
+    Besides a search, that can meet whatever deletes records.
+    """
     code = getattr(error, "extendedresult", None)
     return isinstance(error, apsw.CorruptError) and code == apsw.SQLITE_CORRUPT_VTAB
 
 
 def _state(db: apsw.Connection) -> _State | None:
-    return _State(*rows(db, "SELECT layout, upto FROM search_state")[0]) if exists(db) else None
+    found = rows(db, "SELECT layout, upto FROM search_state") if exists(db) else []
+    return _State(*found[0]) if found else None
 
 
 def _merge(db: apsw.Connection, pages: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
@@ -14,6 +13,7 @@ import apsw
 
 from asynchistory.codec import Row
 from asynchistory.errors import BusyError, ConfigurationError, NotOpenError, StorageError
+from asynchistory.forks import own_lock
 from asynchistory.queries import (
     Appended,
     CostStatistics,
@@ -79,9 +79,9 @@ class SQLiteStorage(Storage):
             raise ConfigurationError("durability must be 'full' or 'relaxed'")
         self.path: Path = Path(path).expanduser().absolute()
         self.durability: Literal["full", "relaxed"] = durability
-        self.lock_timeout = lock_timeout
+        self.lock_timeout: float = lock_timeout
         self.url: str = f"sqlite:///{self.path}"
-        self._lock = threading.Lock()
+        self._lock = own_lock(self, "_lock")
         self._openers = 0
         self._engine: Engine | None = None
 

@@ -73,10 +73,10 @@ class Place:
     __slots__ = ("epoch", "last_key", "seq", "sid")
 
     def __init__(self, sid: int, epoch: int, seq: int, last_key: str | None = None) -> None:
-        self.sid = sid
-        self.epoch = epoch
-        self.seq = seq
-        self.last_key = last_key
+        self.sid: int = sid
+        self.epoch: int = epoch
+        self.seq: int = seq
+        self.last_key: str | None = last_key
 
 
 class WriteGroup:
@@ -92,7 +92,7 @@ class WriteGroup:
     """
 
     def __init__(self, db: apsw.Connection, places: dict[str, Place]) -> None:
-        self.db = db
+        self.db: apsw.Connection = db
         self.now: int = now_us()
         self._places = places
         self._grown: dict[int, Place] = {}
