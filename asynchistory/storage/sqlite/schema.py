@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import apsw
@@ -133,6 +134,8 @@ def _check_header(path: Path) -> None:
         # a log beside it that its owner then cannot write.
         with path.open("r+b") as file:
             header = file.read(100)
+        with suppress(FileNotFoundError):
+            path.with_name(f"{path.name}-wal").open("r+b").close()
     except OSError as error:
         raise translate(error, path) from None
     if not header:
