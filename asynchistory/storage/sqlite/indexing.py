@@ -23,8 +23,8 @@ class Indexing:
     """
 
     def __init__(self) -> None:
-        self.wanted = False
-        self.behind = True
+        self.wanted: bool = False
+        self.behind: bool = True
 
     def opened(self, db: apsw.Connection) -> None:
         """Go on with an index that the file has."""
