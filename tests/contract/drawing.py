@@ -26,7 +26,9 @@ from asynchistory import (
 START = datetime(2024, 2, 28, 22, tzinfo=UTC)
 PAST, FUTURE = datetime(2001, 1, 1, tzinfo=UTC), datetime(2101, 1, 1, tzinfo=UTC)
 
-names = st.sampled_from("abcdefg")
+NAMES = "abcdefgh"
+names = st.sampled_from(NAMES)
+choices = st.integers(0, len(NAMES) - 1)
 owners = st.sampled_from(["ann", "bob"])
 keys = st.sampled_from(["k", "l"]) | st.none()
 handles = st.integers(0, 1)
@@ -104,6 +106,7 @@ records = st.one_of(
 )
 batches = st.lists(records, min_size=1, max_size=5)
 rewrites = st.just([]) | batches
+some = st.lists(records, min_size=1, max_size=2)
 
 # -- queries
 

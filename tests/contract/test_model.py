@@ -25,7 +25,7 @@ from msgspec.structs import replace
 from asynchistory import AsyncHistoryError, HistoryQuery, SessionNotFoundError
 from tests.contract import drawing
 from tests.contract.conftest import STORES
-from tests.contract.drawing import beliefs, handles, keys, names, owners, places
+from tests.contract.drawing import beliefs, choices, handles, keys, names, owners, places
 from tests.contract.driving import Cursor, Pair
 from tests.contract.model import outcome
 from tests.contract.sums import GROUPS, KINDS, assert_statistics
@@ -105,10 +105,6 @@ class HistoryMachine(RuleBasedStateMachine):
         options = {"at_seq": at_seq, "epoch": self.pair.epoch(name, epoch)}
         self.pair.write(by, "fork", name, new, **options, **fields)
 
-    @rule(by=handles, name=names, new=names)
-    def fork_all_of_it(self, by: int, name: str, new: str) -> None:
-        self.pair.write(by, "fork", name, new, at_seq=None, epoch=None, **drawing.NO_FIELDS)
-
     @rule(by=handles, name=names, exist_ok=st.booleans(), fields=drawing.fields)
     def create(self, by: int, name: str, exist_ok: bool, fields: Any) -> None:
         self.pair.write(by, "create_session", name, exist_ok=exist_ok, **fields)
@@ -121,18 +117,18 @@ class HistoryMachine(RuleBasedStateMachine):
     def delete(self, by: int, name: str) -> None:
         self.pair.write(by, "delete_session", name)
 
-    @precondition(lambda self: len(self.model.chats) > 2)
+    @precondition(lambda self: len(self.model.chats) > 4)
     @rule(by=handles, user=owners)
     def erase(self, by: int, user: str) -> None:
         self.pair.remove(by, "erase_user", user, wanted=lambda: self.model.erase_user(user))
 
-    @precondition(lambda self: len(self.model.chats) > 2)
+    @precondition(lambda self: len(self.model.chats) > 4)
     @rule(by=handles)
     def prune_the_expired(self, by: int) -> None:
         now = datetime.now(UTC)
         self.pair.remove(by, "prune", None, wanted=lambda: self.model.prune(now, None))
 
-    @precondition(lambda self: len(self.model.chats) > 2)
+    @precondition(lambda self: len(self.model.chats) > 4)
     @rule(by=handles, place=places, more=st.booleans())
     def prune_the_old(self, by: int, place: int, more: bool) -> None:
         times = sorted(chat.updated_at for chat in self.model.chats.values())

@@ -19,7 +19,12 @@ from asynchistory import AsyncHistoryManager, SQLiteStorage
 from tests.faults.batches import all_pieces, append
 from tests.faults.cancelled import Field
 from tests.faults.children import DONE, Child, follow, say, tell
-from tests.faults.leftovers import living_tasks, look_for_leftovers, look_for_tasks
+from tests.faults.leftovers import (
+    living_tasks,
+    look_for_leftovers,
+    look_for_tasks,
+    store_threads,
+)
 from tests.faults.places import memory_folder
 from tests.faults.report import LOOPS, Report, judge, judge_refused, new_seed
 from tests.faults.stages import Stages
@@ -33,7 +38,7 @@ async def block(
     report: Report, path: Path, backend: str, times: int, make: MakeStorage = SQLiteStorage
 ) -> int:
     """Cancel at least ``times`` appends and reads of one new file; how many it were."""
-    tasks = living_tasks()
+    tasks, threads = living_tasks(), store_threads()
     stages = Stages()
     with stages.watching():
         async with AsyncHistoryManager(make(path), level="fresh") as history:
@@ -52,7 +57,7 @@ async def block(
     found = {piece.batch for pieces in stored.values() for piece in pieces}
     for batch in sorted(found - told):
         report.note("ghosts", f"{batch} is stored, and nobody was told")
-    look_for_leftovers(report, path)
+    look_for_leftovers(report, path, before=threads)
     await look_for_tasks(report, tasks)
     return field.hits
 

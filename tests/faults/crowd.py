@@ -81,16 +81,16 @@ async def gather(
     report: Report, path: Path, backend: str, size: int = TASKS, make: MakeStorage = SQLiteStorage
 ) -> None:
     """Let a crowd use a new file, and hold what it took against what it may take."""
-    files, tasks = open_files(), living_tasks()
+    files, tasks, threads = open_files(), living_tasks(), store_threads()
     async with AsyncHistoryManager(make(path)) as history:
         await history.append("first", Message.of("user", "x"))
         crowd = Crowd(report, history, size)
         await crowd.gather()
-    look_for_leftovers(report, path)
+    look_for_leftovers(report, path, before=threads)
     await look_for_tasks(report, tasks)
     report.peaks[f"{backend}: tasks at once"] = crowd.tasks - tasks
     taken = {
-        "threads at most": (crowd.threads, MOST_THREADS),
+        "threads at most": (crowd.threads - len(threads), MOST_THREADS),
         "descriptors at most": (crowd.files - files, MOST_FILES),
         "descriptors left over": (open_files() - files, 0),
     }

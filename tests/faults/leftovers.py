@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections.abc import Collection
 from pathlib import Path
 
 import anyio
@@ -42,9 +43,19 @@ async def look_for_tasks(report: Report, before: int, patience: float = 10) -> N
         report.note("stranded", f"{now - before} tasks")
 
 
-def look_for_leftovers(report: Report, path: Path, patience: float = 10) -> None:
-    """Note the threads and locks that a store which is closed has left."""
+def look_for_leftovers(
+    report: Report,
+    path: Path,
+    patience: float = 10,
+    before: Collection[threading.Thread] = (),
+) -> None:
+    """Note the threads and locks that a store which is closed has left.
+
+    ``before``: threads of other stores, which are still open.
+    """
     for thread in store_threads():
+        if thread in before:
+            continue
         thread.join(patience)  # its last act was to say that it is done
         if thread.is_alive():
             report.note("stranded", f"the thread {thread.name}")
