@@ -48,7 +48,7 @@ def test_powercut_in_short() -> None:
 
 
 def test_it_finds_what_a_store_loses_that_does_not_sync_each_commit() -> None:
-    report = powercut.campaign(60, durability="relaxed")
+    report = powercut.campaign(400, durability="relaxed")
 
     assert report.lost > 0
     assert report.torn == report.errors == 0, report.messages  # it loses the last ones whole
