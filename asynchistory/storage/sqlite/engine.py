@@ -25,7 +25,7 @@ from asynchistory.errors import (
 from asynchistory.forks import own_lock
 from asynchistory.queries import StoreStatistics
 from asynchistory.runs import Waiter, new_waiter, wake
-from asynchistory.storage.sqlite.indexing import Indexing
+from asynchistory.storage.sqlite.indexing import Indexing, discarded
 from asynchistory.storage.sqlite.jobs import MAX_QUEUED, Job, Jobs
 from asynchistory.storage.sqlite.monitor import Counters, check_present
 from asynchistory.storage.sqlite.readers import Readers
@@ -170,7 +170,7 @@ class Engine:
         if self._jobs.writes:
             return True
         self._deliver()
-        while not self._jobs and self._index.work(db):
+        while self._jobs.idle and self._index.work(db):
             pass
         return self._jobs.wait()
 
@@ -251,6 +251,8 @@ class Engine:
             with suppress(apsw.Error):
                 if db.in_transaction:
                     db.execute("ROLLBACK")
+            if discarded(db, error):
+                return self._again(db, jobs)
             # On a full disk the commit did not get as far as its last page.
             full = isinstance(error, apsw.FullError)
             if committing and not full and not self._undo(db):
@@ -259,6 +261,13 @@ class Engine:
                 translate(error, self.path) if isinstance(error, (apsw.Error, OSError)) else error
             )
         return None
+
+    def _again(self, db: apsw.Connection, jobs: list[Job]) -> BaseException | None:
+        try:
+            self._begin(db)
+        except Exception as error:
+            return error if isinstance(error, AsyncHistoryError) else translate(error, self.path)
+        return self._transact(db, jobs)
 
     def _undo(self, db: apsw.Connection) -> bool:
         """Make sure that a commit that failed has not happened; whether that is sure now.

@@ -10,6 +10,9 @@ from asynchistory.storage.sqlite import search_index
 
 #: Records that are read, and not indexed, in a store that has no index yet.
 FEW = 2_000
+#: Records that are read, and not indexed, in one that has an index: indexed one by one they would
+#: write seven times as much.
+ENOUGH = 200
 #: Records that one slice indexes at most.
 SLICE = 200
 
@@ -35,21 +38,43 @@ class Indexing:
         if not (self.wanted and self.behind):
             return False
         try:
-            self.behind = self._step(db)
+            self.behind = _due(db) and _step(db)
         except apsw.Error as error:
             # Searches do without what is not indexed. The next write brings the next attempt.
             self.behind = False
-            with suppress(apsw.Error):
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                if search_index.is_damage(error):
-                    search_index.drop(db)
+            discarded(db, error)
         return self.behind
 
-    def _step(self, db: apsw.Connection) -> bool:
-        if not search_index.exists(db) and search_index.behind(db) <= FEW:
-            return False
+
+def _due(db: apsw.Connection) -> bool:
+    return search_index.behind(db) > (ENOUGH if search_index.exists(db) else FEW)
+
+
+def _step(db: apsw.Connection) -> bool:
+    timeout, synchronous = db.pragma("busy_timeout"), db.pragma("synchronous")
+    try:
+        # Nobody waits for this, so neither does it wait for another process. What a power cut
+        # takes of it is indexed again.
+        db.set_busy_timeout(0)
+        db.pragma("synchronous", 1)
         db.execute("BEGIN IMMEDIATE")
         more = search_index.update(db, SLICE)
         db.execute("COMMIT")
-        return more
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        db.pragma("synchronous", synchronous)
+        db.set_busy_timeout(timeout)
+    return more
+
+
+def discarded(db: apsw.Connection, error: BaseException) -> bool:
+    """Drop the index if the error says that it is damaged, so that what failed can be done again.
+
+    What deletes records meets such errors too. To be called outside of a transaction.
+    """
+    if search_index.is_damage(error):
+        with suppress(apsw.Error):
+            search_index.drop(db)
+            return True
+    return False

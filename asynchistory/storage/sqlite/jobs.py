@@ -60,6 +60,11 @@ class Jobs:
     def __bool__(self) -> bool:
         return bool(self.writes or self.chores)
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is time for what nobody waits for."""
+        return not (self or self._closing)
+
     # -- for callers, in any thread
 
     def check(self) -> None:

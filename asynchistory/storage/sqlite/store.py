@@ -49,6 +49,7 @@ from asynchistory.storage.sqlite import (
     verify,
 )
 from asynchistory.storage.sqlite.engine import Engine
+from asynchistory.storage.sqlite.indexing import discarded
 from asynchistory.storage.sqlite.monitor import probe
 from asynchistory.storage.sqlite.search import search
 from asynchistory.storage.sqlite.stopping import Stop
@@ -229,11 +230,12 @@ class SQLiteStorage(Storage):
     def _scrub(self, db: apsw.Connection) -> None:
         # Deleted content is overwritten where it was. What moved from page to page as the file
         # grew has left traces behind, which only a new file is free of.
-        more = True
-        while more:
-            db.execute("BEGIN IMMEDIATE")
-            more = search_index.purge(db)
-            db.execute("COMMIT")
+        try:
+            while search_index.purge(db):  # each step a transaction of its own
+                pass
+        except apsw.Error as error:
+            if not discarded(db, error):
+                raise
         db.execute("PRAGMA temp_store=FILE")
         try:
             db.execute("VACUUM")
