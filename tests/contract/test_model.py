@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import product
 from typing import Any, ClassVar, NamedTuple
 from unittest import TestCase
 
@@ -43,14 +44,11 @@ class Write(NamedTuple):
     options: dict[str, Any]
 
 
-class HistoryMachine(RuleBasedStateMachine):
-    """Calls of any kind in any order."""
+class TreeMachine(RuleBasedStateMachine):
+    """Forks of forks, and what makes and cuts them: always on a session that is there."""
 
     backend: ClassVar[str]
     store: ClassVar[str]
-
-    keyed = Bundle("keyed")
-    cursors = Bundle("cursors")
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,6 +61,44 @@ class HistoryMachine(RuleBasedStateMachine):
     @invariant()
     def every_session_is_the_models(self) -> None:
         self.pair.portal.call(self.pair.check_sessions)
+
+    def pick(self, choice: int) -> str:
+        there = sorted(self.model.chats) or ["a"]
+        return there[choice % len(there)]
+
+    @rule(by=handles, choice=choices, records=drawing.some)
+    def grow(self, by: int, choice: int, records: Any) -> None:
+        self.pair.write(by, "append", self.pick(choice), *self.pair.stamp(records))
+
+    @precondition(lambda self: 0 < len(self.model.chats) < len(drawing.NAMES))
+    @rule(by=handles, choice=choices, back=st.sampled_from([0, 0, 0, 1, 2]), records=drawing.some)
+    def branch(self, by: int, choice: int, back: int, records: Any) -> None:
+        name, new = self.pick(choice), min(set(drawing.NAMES) - set(self.model.chats))
+        at_seq = max(0, self.model.length(name) - back)
+        self.pair.write(by, "fork", name, new, at_seq=at_seq, epoch=None, **drawing.NO_FIELDS)
+        self.pair.write(by, "append", new, *self.pair.stamp(records))
+
+    @precondition(lambda self: self.model.chats)
+    @rule(by=handles, choice=choices, place=places)
+    def cut(self, by: int, choice: int, place: int) -> None:
+        name = self.pick(choice)
+        self.pair.write(by, "truncate", name, place % (self.model.length(name) + 1))
+
+    @precondition(lambda self: len(self.model.chats) > 1)
+    @rule(by=handles, choice=choices)
+    def fell(self, by: int, choice: int) -> None:
+        self.pair.write(by, "delete_session", self.pick(choice))
+
+    @rule(by=handles)
+    def count(self, by: int) -> None:
+        assert self.pair.call(by, "count") == self.model.count()
+
+
+class HistoryMachine(TreeMachine):
+    """Calls of any kind in any order."""
+
+    keyed = Bundle("keyed")
+    cursors = Bundle("cursors")
 
     # -- writes
 
@@ -201,27 +237,25 @@ class HistoryMachine(RuleBasedStateMachine):
         self.pair.epochs.compare(wanted, found)
 
     @rule(by=handles)
-    def count(self, by: int) -> None:
-        assert self.pair.call(by, "count") == self.model.count()
-
-    @rule(by=handles)
     def empty_the_cache(self, by: int) -> None:
         self.pair.handles[by].cache.clear()
 
 
-def machine(store: str, backend: str) -> type[TestCase]:
+def case(machine: type[TreeMachine], store: str, backend: str) -> type[TestCase]:
     """The machine for one store and loop, as pytest runs it."""
-    name = f"{store.title()}On{backend.title()}"
-    case = type(name, (HistoryMachine,), {"backend": backend, "store": store}).TestCase
-    case.settings = settings(
+    name = f"{machine.__name__}{store.title()}{backend.title()}"
+    made = type(name, (machine,), {"backend": backend, "store": store}).TestCase
+    made.settings = settings(
         max_examples=EXAMPLES,
         stateful_step_count=STEPS,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
-    return case
+    return made
 
 
-for _store in STORES:
-    for _backend in ("asyncio", "trio"):
-        globals()[f"Test{_store.title()}On{_backend.title()}"] = machine(_store, _backend)
+for _machine, _store, _backend in product(
+    (TreeMachine, HistoryMachine), STORES, ("asyncio", "trio")
+):
+    _case = case(_machine, _store, _backend)
+    globals()[f"Test{_machine.__name__}On{_store.title()}On{_backend.title()}"] = _case
