@@ -17,7 +17,12 @@ from asynchistory.storage.port import Batch
 from tests.faults import cancel
 from tests.faults.cancelled import WAYS, Cancelled
 from tests.faults.children import Child, follow
-from tests.faults.leftovers import living_tasks, look_for_leftovers, look_for_tasks
+from tests.faults.leftovers import (
+    living_tasks,
+    look_for_leftovers,
+    look_for_tasks,
+    store_threads,
+)
 from tests.faults.report import LOOPS, Report
 from tests.faults.stages import STAGES
 
@@ -103,12 +108,12 @@ def test_a_cancellation_that_outlives_its_scope_is_found(memory: Path) -> None:
 
 
 def test_a_thread_that_is_left_over_is_found(memory: Path) -> None:
-    go_on = threading.Event()
+    before, go_on = store_threads(), threading.Event()
     thread = threading.Thread(target=go_on.wait, name="asynchistory-writer", daemon=True)
     thread.start()
     report = Report("cancel", 1)
 
-    look_for_leftovers(report, memory / "x.db", patience=0)
+    look_for_leftovers(report, memory / "x.db", patience=0, before=before)
     go_on.set()
 
     assert report.findings == {"stranded": 1}
@@ -122,7 +127,7 @@ def test_a_lock_that_is_left_over_is_found(memory: Path, lock: str) -> None:
     connection.execute(lock).fetchall()
     report = Report("cancel", 1)
 
-    look_for_leftovers(report, path)
+    look_for_leftovers(report, path, before=store_threads())
     connection.close()
 
     assert report.findings == {"stranded": 1}
