@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 import os
+import struct
 import time
 
-_node = b""
+_node = 0
 _counter = itertools.count()
+_pack = struct.Struct(">QQ").pack
 
 
 def _seed() -> None:
     # A forked child must not go on with its parent's ids.
     global _node, _counter
-    _node = os.urandom(5)
+    _node = 1 << 63 | int.from_bytes(os.urandom(5))
     _counter = itertools.count()
 
 
@@ -27,12 +29,13 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
-def new_record_id() -> bytes:
+def new_record_id(now: int) -> bytes:
     """A UUIDv7 (RFC 9562, section 5.7): milliseconds, then a counter, then random bits.
 
     The counter takes the place of the leading random bits, so that ids made in
-    one process within one millisecond are ordered too.
+    one process within one millisecond are ordered too. ``now``: :func:`now_us`.
     """
-    count = next(_counter) & 0x3FFFFFFFF
-    head = (time.time_ns() // 1_000_000) << 16 | 0x7000 | count >> 22
-    return (head << 24 | 0x800000 | count & 0x3FFFFF).to_bytes(11, "big") + _node
+    count = next(_counter)
+    return _pack(
+        (now // 1000) << 16 | 0x7000 | count >> 22 & 0xFFF, _node | (count & 0x3FFFFF) << 40
+    )

@@ -8,12 +8,12 @@ tuples, non-string keys, dates, bytes, wrong field types), whatever its cause.
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from hashlib import blake2b
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast, get_args
+from zlib import crc32
 
 import msgspec
 from msgspec.structs import replace
@@ -57,7 +57,7 @@ TYPE_CODES: dict[str, int] = {cls.record_type: code for code, cls in enumerate(R
 _CODES: dict[type, int] = {cls: TYPE_CODES[cls.record_type] for cls in RECORD_TYPES}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_HEAD = struct.Struct(">Bq16s")
+_pack_head = struct.Struct(">Bq16s").pack
 _PLAIN = "use only None, bool, numbers, text, lists and objects"
 _EMPTY: dict[str, JSON] = {}
 _encode = msgspec.json.Encoder().encode
@@ -93,10 +93,11 @@ def encode_record(record: Record) -> Row:
             "asynchistory.formats turns provider messages into records"
         )
     body = _text_json(record) or _record_json(record)
-    timestamp = to_microseconds(record.timestamp) if record.timestamp else now_us()
-    record_id = _id_bytes(record.record_id) if record.record_id else new_record_id()
-    checksum = zlib.crc32(body, zlib.crc32(_HEAD.pack(code, timestamp, record_id)))
-    return Row(code, timestamp, record_id, body.decode(), checksum)
+    now = now_us()
+    timestamp = to_microseconds(record.timestamp) if record.timestamp else now
+    record_id = _id_bytes(record.record_id) if record.record_id else new_record_id(now)
+    checksum = crc32(body, crc32(_pack_head(code, timestamp, record_id)))
+    return Row._make((code, timestamp, record_id, body.decode(), checksum))
 
 
 def decode_row(session_id: str, row: StoredRow, strict: bool = False) -> StoredRecord:
@@ -110,7 +111,7 @@ def decode_row(session_id: str, row: StoredRow, strict: bool = False) -> StoredR
     """
     seq, code, timestamp, record_id, body, checksum = row
     try:
-        if zlib.crc32(body, zlib.crc32(_HEAD.pack(code, timestamp, record_id))) != checksum:
+        if crc32(body, crc32(_pack_head(code, timestamp, record_id))) != checksum:
             raise ValueError("checksum")
         record = decode_body(body)
         stamp = from_microseconds(timestamp)

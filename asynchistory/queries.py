@@ -167,7 +167,7 @@ class Tail(msgspec.Struct, frozen=True):
     records: tuple[StoredRecord, ...]
 
 
-class Appended(msgspec.Struct, frozen=True, kw_only=True):
+class Appended(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Where a batch stands. ``replayed``: an earlier call with its idempotency key stored it."""
 
     session_id: str

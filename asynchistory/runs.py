@@ -12,9 +12,9 @@ import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVarTuple
 
 import anyio
 from anyio.abc import TaskGroup
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     #: A lock that belongs to one run.
     Lock: TypeAlias = asyncio.Lock | trio.Lock
+
+
+Ts = TypeVarTuple("Ts")
 
 
 def current_run() -> object:
@@ -101,9 +104,10 @@ async def at_end(close: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, N
         await close()
 
 
-class _Patience:
-    """Gives way to the threads that this run's waits depend on, if the run starves them.
+class Waits(ABC):
+    """The waits of one run's tasks.
 
+    They give way to the threads that they depend on, if the run starves those.
     A loop that burns the processor in slices of about a millisecond lets go of
     the interpreter between them, but takes it back before a thread that waits
     for it has woken up: one write was seen to take 10 seconds. So where a wait
@@ -115,18 +119,37 @@ class _Patience:
     #: Seconds by which a loop is late that is busy.
     LATE: float = 0.0005
 
-    def __init__(self) -> None:
+    def __init__(self, run: Any) -> None:
+        self.run: Callable[[], Any] = weakref.ref(run)
         self.pending: int = 0
         self._armed = False
         self._gate: threading.Lock | None = None
         self._posts = self._seen = 0
 
-    def begin(self, waiter: Waiter) -> None:
+    @abstractmethod
+    async def wait(
+        self, waiter: Waiter, withdraw: Callable[[*Ts], bool], args: tuple[*Ts]
+    ) -> None:
+        """See :meth:`Waiter.wait`."""
+
+    @abstractmethod
+    def post(self, waiters: list[Waiter]) -> None:
+        """Have the run's own thread wake these. For any thread.
+
+        Raises:
+            RuntimeError: the run is over.
+        """
+
+    @abstractmethod
+    def watch(self) -> None:
+        """Have :meth:`look` called from time to time until there is nothing to wait for."""
+
+    def begin(self) -> None:
         """One more wait."""
         self.pending += 1
         if not self._armed:
             self._armed = True
-            waiter.watch(self)
+            self.watch()
 
     def posted(self) -> None:
         """An outcome is on its way to the run. Called in the thread that brings it."""
@@ -161,94 +184,90 @@ class _Here(threading.local):
     """This thread's latest run."""
 
     run: Callable[[], object] = staticmethod(lambda: None)
-    patience: _Patience
+    waits: Waits
 
 
 _here = _Here()
 
 
-class Waiter(ABC):
+class Waiter:
     """One task's wait for an outcome that another thread or task brings.
 
-    Made by :func:`new_waiter` in the task that will wait, waited for once, and
-    ended by :func:`wake`. An operation completes or is cancelled, never both:
-    a cancellation ends the wait only if ``withdraw`` can still call the work
-    off. If not, the wait goes on to the outcome, and the cancellation is
-    delivered at the task's next await.
+    Made in the task that will wait, waited for once, and ended by :func:`wake`.
+    An operation completes or is cancelled, never both: a cancellation ends the
+    wait only if the work can still be called off. If not, the wait goes on to
+    the outcome, and the cancellation is delivered at the task's next await.
+
+    Raises:
+        NoEventLoopError: neither asyncio nor trio is running in this thread.
     """
 
-    __slots__ = ("done", "patience", "run")
+    __slots__ = ("done", "sleeper", "waits")
 
-    def __init__(self, run: Any) -> None:
-        self.run: Any = run
-        self.done: bool = False
+    def __init__(self) -> None:
+        run: Any = current_run()
         if _here.run() is not run:
-            _here.run, _here.patience = weakref.ref(run), _Patience()
-        self.patience: _Patience = _here.patience
+            on_asyncio = isinstance(run, asyncio.AbstractEventLoop)
+            _here.waits = _AsyncioWaits(run) if on_asyncio else _TrioWaits(run)
+            _here.run = _here.waits.run
+        self.waits: Waits = _here.waits
+        self.done: bool = False
+        #: What sleeps for it: the future, or the task on trio.
+        self.sleeper: Any = None
 
-    @abstractmethod
-    async def wait(self, withdraw: Callable[[], bool]) -> None:
-        """Return when woken; raise the cancellation if ``withdraw()`` called the work off."""
-
-    @abstractmethod
-    def post(self, waiters: list[Waiter]) -> None:
-        """Have ``waiters``, all of this one's run, woken in their own thread."""
-
-    @abstractmethod
-    def watch(self, patience: _Patience) -> None:
-        """Have ``patience`` look from time to time until there is nothing to wait for."""
+    def wait(
+        self, withdraw: Callable[[*Ts], bool], *args: *Ts
+    ) -> Coroutine[Any, Any, None]:
+        """Return when woken; raise the cancellation if ``withdraw(*args)`` called the work off."""
+        return self.waits.wait(self, withdraw, args)
 
 
-class _AsyncioWaiter(Waiter):
-    __slots__ = ("_future",)
-    run: asyncio.AbstractEventLoop
-    _future: asyncio.Future[None] | None
-
-    def __init__(self, run: asyncio.AbstractEventLoop) -> None:
-        Waiter.__init__(self, run)
-        self._future = None
-
-    async def wait(self, withdraw: Callable[[], bool]) -> None:
-        task = asyncio.current_task()
+class _AsyncioWaits(Waits):
+    async def wait(
+        self, waiter: Waiter, withdraw: Callable[[*Ts], bool], args: tuple[*Ts]
+    ) -> None:
+        loop = self.run()
+        task = asyncio.current_task(loop)
         assert task is not None, "a coroutine on asyncio always runs in a task"
-        # What was absorbed before and is still to be redelivered is no business of this call's.
-        cancelling = _absorbed.get(task, task.cancelling())
+        cancelling = task.cancelling()
+        if _absorbed:
+            # What was absorbed before and is still to be redelivered is no business of this call's.
+            cancelling = _absorbed.get(task, cancelling)
         absorbed: asyncio.CancelledError | None = None
-        self.patience.begin(self)
+        self.begin()
         try:
-            while not self.done:
-                self._future = asyncio.Future(loop=self.run)
+            while not waiter.done:
+                waiter.sleeper = asyncio.Future(loop=loop)
                 try:
-                    await self._future
+                    await waiter.sleeper
                 except asyncio.CancelledError as error:
-                    if not self.done and withdraw():
+                    if not waiter.done and withdraw(*args):
                         raise
                     absorbed = error
                 except BaseException:
-                    withdraw()
+                    withdraw(*args)
                     raise
         finally:
-            self.patience.pending -= 1
+            self.pending -= 1
         if absorbed is not None:
             # Later, not now: delivered at once, it would outlive a timeout block that ends
             # right after this call.
             _absorbed[task] = cancelling
-            self.run.call_soon(_redeliver, task, absorbed.args)
+            loop.call_soon(_redeliver, task, absorbed.args)
 
     def post(self, waiters: list[Waiter]) -> None:
-        self.run.call_soon_threadsafe(_wake_asyncio, waiters)
+        loop = self.run()
+        if loop is not None:
+            loop.call_soon_threadsafe(_wake_asyncio, waiters)
 
-    def watch(self, patience: _Patience) -> None:
-        _look_later(self.run, patience)
+    def watch(self) -> None:
+        loop, due = self.run(), time.monotonic() + self.PATIENCE
 
+        def look() -> None:
+            if self.look(due):
+                self.watch()
 
-def _look_later(loop: asyncio.AbstractEventLoop, patience: _Patience) -> None:
-    def look() -> None:
-        if patience.look(due):
-            _look_later(loop, patience)
-
-    due = time.monotonic() + patience.PATIENCE
-    loop.call_later(patience.PATIENCE, look)
+        loop.call_later(self.PATIENCE, look)
 
 
 #: Tasks whose cancellation was absorbed, with the requests that they had before it.
@@ -266,84 +285,69 @@ def _redeliver(task: asyncio.Task[Any], args: tuple[Any, ...]) -> None:
 def _wake_asyncio(waiters: list[Waiter]) -> None:
     for waiter in waiters:
         waiter.done = True
-        future = waiter._future  # type: ignore[attr-defined]
+        future = waiter.sleeper
         if future is not None and not future.done():
             future.set_result(None)
 
 
-class _TrioWaiter(Waiter):
-    __slots__ = ("_task",)
-    run: trio.lowlevel.TrioToken
-    _task: trio.lowlevel.Task | None
-
-    def __init__(self, run: trio.lowlevel.TrioToken) -> None:
-        super().__init__(run)
-        self._task = None
-
-    async def wait(self, withdraw: Callable[[], bool]) -> None:
+class _TrioWaits(Waits):
+    async def wait(
+        self, waiter: Waiter, withdraw: Callable[[*Ts], bool], args: tuple[*Ts]
+    ) -> None:
         from trio import lowlevel
 
         def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
-            if not withdraw():
+            if not withdraw(*args):
                 return lowlevel.Abort.FAILED
-            self._task = None
+            waiter.sleeper = None
             return lowlevel.Abort.SUCCEEDED
 
-        if self.done:
+        if waiter.done:
             return
-        self._task = lowlevel.current_task()
-        self.patience.begin(self)
+        waiter.sleeper = lowlevel.current_task()
+        self.begin()
         try:
             await lowlevel.wait_task_rescheduled(abort)
         finally:
-            self.patience.pending -= 1
+            self.pending -= 1
 
     def post(self, waiters: list[Waiter]) -> None:
-        self.run.run_sync_soon(_wake_trio, waiters)
+        token = self.run()
+        if token is not None:
+            token.run_sync_soon(_wake_trio, waiters)
 
-    def watch(self, patience: _Patience) -> None:
+    def watch(self) -> None:
         # At the very end of a run there are no more system tasks; nor is it busy then.
         with suppress(RuntimeError):
-            sys.modules["trio"].lowlevel.spawn_system_task(_look_on_trio, patience)
+            sys.modules["trio"].lowlevel.spawn_system_task(self._look_now_and_then)
 
+    async def _look_now_and_then(self) -> None:
+        import trio
 
-async def _look_on_trio(patience: _Patience) -> None:
-    import trio
-
-    looking = True
-    while looking:
-        due = time.monotonic() + patience.PATIENCE
-        await trio.sleep(patience.PATIENCE)
-        looking = patience.look(due)
+        looking = True
+        while looking:
+            due = time.monotonic() + self.PATIENCE
+            await trio.sleep(self.PATIENCE)
+            looking = self.look(due)
 
 
 def _wake_trio(waiters: list[Waiter]) -> None:
     reschedule = sys.modules["trio"].lowlevel.reschedule
     for waiter in waiters:
         waiter.done = True
-        if waiter._task is not None:  # type: ignore[attr-defined]
-            reschedule(waiter._task)  # type: ignore[attr-defined]
-
-
-def new_waiter() -> Waiter:
-    """A waiter for the current task.
-
-    Raises:
-        NoEventLoopError: neither asyncio nor trio is running in this thread.
-    """
-    run: Any = current_run()
-    return _AsyncioWaiter(run) if isinstance(run, asyncio.AbstractEventLoop) else _TrioWaiter(run)
+        if waiter.sleeper is not None:
+            reschedule(waiter.sleeper)
 
 
 def wake(waiters: Iterable[Waiter]) -> None:
     """Wake these, from any thread, with one call into each event loop."""
-    by_run: dict[object, list[Waiter]] = {}
+    by_run: dict[Waits, list[Waiter]] = {}
     for waiter in waiters:
-        by_run.setdefault(waiter.run, []).append(waiter)
-    for group in by_run.values():
+        by_run.setdefault(waiter.waits, []).append(waiter)
+    for waits, group in by_run.items():
         try:
-            group[0].post(group)
-            group[0].patience.posted()
+            waits.post(group)
+            waits.posted()
         except RuntimeError:
             # That run is over (asyncio: "Event loop is closed", trio: RunFinishedError):
             # nobody waits there any more.

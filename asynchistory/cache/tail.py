@@ -21,7 +21,7 @@ from asynchistory.codec import Row, row_record
 from asynchistory.errors import ConfigurationError, SessionNotFoundError
 from asynchistory.flights import Flight, SingleFlight
 from asynchistory.forks import own_lock
-from asynchistory.queries import HistoryPage, HistoryQuery, Tail, Version
+from asynchistory.queries import Appended, HistoryPage, HistoryQuery, Tail, Version
 from asynchistory.records import StoredRecord
 from asynchistory.runs import checkpoint_if_cancelled
 from asynchistory.storage.cursors import parse_cursor
@@ -275,11 +275,13 @@ class TailCache:
 
     # -- writes
 
-    def wrote(self, session_id: str, version: Version, rows: Sequence[Row]) -> None:
-        """Records were appended, up to ``version``."""
+    def wrote(self, appended: Appended, rows: Sequence[Row]) -> None:
+        """Records were appended."""
+        session_id = appended.session_id
         # In this order: a load that ended in between has left an entry.
         if session_id not in self._flights and session_id not in self._entries:
             return
+        version = Version(appended.epoch, appended.last_seq)
         with self._lock:
             self._flights.detach([session_id])
             entry = self._entries.get(session_id)

@@ -17,7 +17,6 @@ from asynchistory.runs import (
     checkpoint_if_cancelled,
     current_run,
     new_lock,
-    new_waiter,
     wake,
 )
 
@@ -203,7 +202,7 @@ class LLMFactory:
             leads = not flight.led
             flight.led = True
             if not leads:
-                waiter = new_waiter()
+                waiter = Waiter()
                 flight.waiters.append(waiter)
         if leads:
             await self._lead(key, flight, create)

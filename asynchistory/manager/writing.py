@@ -10,7 +10,7 @@ from asynchistory.codec import Row, bare, digest, encode_record
 from asynchistory.errors import ConflictError, InvalidRecordError, OutcomeUnknownError
 from asynchistory.manager.base import Base
 from asynchistory.manager.recording import R, Recording
-from asynchistory.queries import Appended, HistoryQuery, Truncated, Version
+from asynchistory.queries import Appended, HistoryQuery, Truncated
 from asynchistory.records import AnyRecord
 from asynchistory.storage.calls import call_facts
 from asynchistory.storage.port import Batch, Cut
@@ -176,7 +176,7 @@ class Writing(Base, Recording):
             self._rewritten(session_id)
             raise
         if not appended.replayed:
-            self.cache.wrote(session_id, Version(appended.epoch, appended.last_seq), rows)
+            self.cache.wrote(appended, rows)
             self._announcements.announce(session_id)
         return appended, rows
 
@@ -191,7 +191,7 @@ class Writing(Base, Recording):
         check_session_id(session_id)
         check_text_id(idempotency_key, "an idempotency key")
         check_seq(expected_seq, "expected_seq")
-        rows = [encode_record(record) for record in records]
+        rows = list(map(encode_record, records))
         content = b"" if idempotency_key is None else digest(operation, rows)
         calls = call_facts(records, rows)
         return Batch(session_id, rows, calls, idempotency_key, content, expected_seq)

@@ -69,7 +69,10 @@ class CallFacts(NamedTuple):
 
 def call_facts(records: Sequence[Record], rows: Sequence[Row]) -> tuple[CallFacts, ...]:
     """The facts in these records; ``rows`` are the same records as rows."""
-    if not any(row.type in CALL_TYPES for row in rows):
+    for row in rows:
+        if row.type in CALL_TYPES:
+            break
+    else:
         return ()
     return tuple(
         _facts(record, row.timestamp // _DAY_US)

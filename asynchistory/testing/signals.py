@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from asynchistory.runs import new_waiter, wake
+from asynchistory.runs import Waiter, wake
 
 if TYPE_CHECKING:
     from asynchistory.runs import Waiter
@@ -50,7 +50,7 @@ class Signal:
         Raises:
             NoEventLoopError: neither asyncio nor trio is running in this thread.
         """
-        waiter = new_waiter()
+        waiter = Waiter()
         with self._lock:
             if self._event.is_set():
                 return

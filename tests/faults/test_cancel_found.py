@@ -15,7 +15,7 @@ import anyio.lowlevel
 import pytest
 
 from asynchistory import AsyncHistoryManager, SQLiteStorage
-from asynchistory.runs import Waiter, new_waiter, wake
+from asynchistory.runs import Waiter, wake
 from tests.faults.batches import append
 from tests.faults.places import memory_folder
 
@@ -40,7 +40,7 @@ async def test_a_cancellation_that_several_calls_in_a_row_put_off_arrives(calls:
 
     async def work() -> None:
         for _ in range(calls):
-            waiters.append(new_waiter())
+            waiters.append(Waiter())
             await waiters[-1].wait(lambda: False)  # claimed: it cannot be taken back
         await turns(1000)
 

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 
 from asynchistory import runs
-from asynchistory.runs import new_waiter, wake
+from asynchistory.runs import Waiter, wake
 
 
-def patience(pending: int = 1) -> runs._Patience:
-    made = runs._Patience()
+class Waits(runs.Waits):
+    """Of no run at all."""
+
+    async def wait(self, *_: Any) -> None:
+        raise NotImplementedError
+
+    def post(self, waiters: list[Waiter]) -> None:
+        raise NotImplementedError
+
+    def watch(self) -> None:
+        raise NotImplementedError
+
+
+def patience(pending: int = 1) -> Waits:
+    made = Waits(Waits)
     made.pending = pending
     return made
 
@@ -64,7 +78,7 @@ def test_an_outcome_that_came_just_before_ends_the_wait_at_once() -> None:
 
 @pytest.mark.anyio
 async def test_each_wait_is_counted_until_it_ends() -> None:
-    counted = new_waiter().patience
+    counted = Waiter().waits
     assert counted.pending == 0
 
     async def wait(waiter: runs.Waiter) -> None:
@@ -73,7 +87,7 @@ async def test_each_wait_is_counted_until_it_ends() -> None:
     waiters = []
 
     async def start() -> None:
-        waiter = new_waiter()
+        waiter = Waiter()
         waiters.append(waiter)
         await wait(waiter)
 
@@ -92,8 +106,8 @@ async def test_each_wait_is_counted_until_it_ends() -> None:
 @pytest.mark.anyio
 async def test_a_wait_in_a_busy_loop_is_looked_after(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[bool] = []
-    monkeypatch.setattr(runs._Patience, "_give_way", lambda self: given.append(True))
-    waiter = new_waiter()
+    monkeypatch.setattr(runs.Waits, "_give_way", lambda self: given.append(True))
+    waiter = Waiter()
     async with anyio.create_task_group() as tasks:
 
         async def burn() -> None:

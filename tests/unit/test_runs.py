@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from asynchistory import NoEventLoopError
-from asynchistory.runs import Waiter, checkpoint_if_cancelled, current_run, new_waiter, wake
+from asynchistory.runs import Waiter, checkpoint_if_cancelled, current_run, wake
 
 pytestmark = pytest.mark.anyio
 
@@ -57,7 +57,7 @@ class Waits:
 
     async def _wait(self, name: str, withdraw: Callable[[], bool]) -> None:
         with anyio.CancelScope() as self.scopes[name]:
-            self.waiters[name] = new_waiter()
+            self.waiters[name] = Waiter()
             try:
                 await self.waiters[name].wait(withdraw)
             except Cancelled:
@@ -83,7 +83,7 @@ async def test_a_run_is_the_same_object_throughout(anyio_backend_name: str) -> N
 
 
 def test_without_a_loop_the_remedy_is_named() -> None:
-    for call in (current_run, new_waiter):
+    for call in (current_run, Waiter):
         with pytest.raises(NoEventLoopError, match="asynchistory_compat"):
             call()
 
@@ -126,7 +126,7 @@ async def test_a_task_is_woken_from_its_own_loop() -> None:
 
 
 async def test_a_wait_that_was_woken_before_it_began_ends_at_once() -> None:
-    waiter = new_waiter()
+    waiter = Waiter()
     await from_thread(lambda: wake([waiter]))
     await settle()
 
@@ -141,7 +141,7 @@ async def test_those_of_one_loop_are_woken_by_one_call(monkeypatch: pytest.Monke
     async with anyio.create_task_group() as tasks:
         waits = Waits(tasks)
         waiters = [await waits.start(str(number)) for number in range(10)]
-        kind = type(waiters[0])
+        kind = type(waiters[0].waits)
         post = kind.post
         monkeypatch.setattr(
             kind, "post", lambda self, group: (posts.append(len(group)), post(self, group))
@@ -160,7 +160,7 @@ async def test_tasks_of_several_loops_are_woken_together() -> None:
     ended: list[str] = []
 
     async def wait(name: str) -> None:
-        waiter = new_waiter()
+        waiter = Waiter()
         waiters.append(waiter)
         ready.release()
         await waiter.wait(never)
@@ -188,7 +188,7 @@ async def test_tasks_of_several_loops_are_woken_together() -> None:
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 async def test_a_run_that_is_over_does_not_keep_others_from_being_woken(backend: str) -> None:
     async def leave_behind() -> Waiter:
-        return new_waiter()
+        return Waiter()
 
     gone = await anyio.to_thread.run_sync(lambda: anyio.run(leave_behind, backend=backend))
     async with anyio.create_task_group() as tasks:
@@ -258,7 +258,7 @@ async def test_a_wait_in_a_cancelled_scope_is_withdrawn_at_once() -> None:
     asked: list[str] = []
     with anyio.CancelScope() as scope:
         scope.cancel()
-        waiter = new_waiter()
+        waiter = Waiter()
         await waiter.wait(lambda: not asked.append("withdraw"))  # type: ignore[func-returns-value]
         asked.append("went on")
 
@@ -274,7 +274,7 @@ async def test_no_cancellation_outlives_its_scope() -> None:
 
         async def work() -> None:
             with scope:
-                waiters.append(new_waiter())
+                waiters.append(Waiter())
                 await waiters[0].wait(no)
                 ended.append("returned")
             for _ in range(10):
@@ -308,7 +308,7 @@ def start_task(withdraw: Callable[[], bool], ended: list[str]) -> tuple[asyncio.
     waiters: list[Waiter] = []
 
     async def work() -> None:
-        waiters.append(new_waiter())
+        waiters.append(Waiter())
         try:
             await waiters[0].wait(withdraw)
             ended.append("returned")
@@ -342,7 +342,7 @@ async def test_a_task_that_ends_with_its_wait_is_not_cancelled() -> None:
     waiters: list[Waiter] = []
 
     async def work() -> str:
-        waiters.append(new_waiter())
+        waiters.append(Waiter())
         await waiters[0].wait(no)
         return "result"
 
@@ -362,7 +362,7 @@ async def test_a_timeout_that_ends_right_after_leaves_no_stray_cancellation() ->
 
     async def work() -> None:
         async with asyncio.timeout(None) as scope:
-            waiters.append(new_waiter())
+            waiters.append(Waiter())
             scope.reschedule(asyncio.get_running_loop().time())
             await waiters[0].wait(no)
             assert scope.expired()

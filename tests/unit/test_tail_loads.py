@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from asynchistory import StorageUnavailableError
-from asynchistory.queries import Tail
+from asynchistory.queries import Appended, Tail
 from tests.unit.tail_setting import Setting
 
 pytestmark = pytest.mark.anyio
@@ -180,7 +180,8 @@ async def test_a_write_in_another_thread_between_a_load_and_its_fill(at: Setting
             seq=2,
             epoch=version.epoch,
         )
-        at.cache.wrote("chat", version._replace(seq=2), [home.rows[1][1]])
+        appended = Appended(session_id="chat", epoch=version.epoch, first_seq=2, last_seq=2)
+        at.cache.wrote(appended, [home.rows[1][1]])
 
     tail = at.storage.tail
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 import apsw
 
@@ -24,7 +24,7 @@ from asynchistory.errors import (
 )
 from asynchistory.forks import own_lock
 from asynchistory.queries import StoreStatistics
-from asynchistory.runs import Waiter, new_waiter, wake
+from asynchistory.runs import Waiter, wake
 from asynchistory.storage.sqlite.indexing import Indexing, discarded
 from asynchistory.storage.sqlite.jobs import MAX_QUEUED, Job, Jobs
 from asynchistory.storage.sqlite.monitor import Counters, check_present
@@ -34,6 +34,7 @@ from asynchistory.storage.sqlite.sql import scalar
 from asynchistory.storage.sqlite.writes import Place, WriteGroup
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 #: Seconds that the exit of the interpreter waits for writes under way.
 EXIT_TIMEOUT = 5.0
@@ -71,26 +72,22 @@ class Engine:
 
     # -- what callers use, in any thread
 
-    async def write(self, work: Callable[[WriteGroup], T]) -> T:
+    async def write(self, work: Callable[[WriteGroup, *Ts], T], *args: *Ts) -> T:
         """Have ``work`` done inside the next transaction; returns when that is durable."""
-        job = Job(work, new_waiter())
+        job = Job(work, args)
         while not self._jobs.put(job):
             await self._jobs.room()
-        result: T = await self._outcome(job)
+        await job.wait(self._jobs.withdraw, job)
+        result: T = job.outcome()
         return result
 
     async def chore(self, work: Callable[[apsw.Connection], T]) -> T:
         """Have ``work`` done by the writer between two transactions."""
-        job = Job(work, new_waiter())
+        job = Job(work)
         self._jobs.put(job, chore=True)
-        result: T = await self._outcome(job)
+        await job.wait(self._jobs.withdraw, job)
+        result: T = job.outcome()
         return result
-
-    async def _outcome(self, job: Job) -> Any:
-        await job.waiter.wait(lambda: self._jobs.withdraw(job))
-        if job.error is not None:
-            raise job.error
-        return job.result
 
     async def read(
         self, work: Callable[[apsw.Connection], T], withdraw: Callable[[], bool] = lambda: True
@@ -111,7 +108,7 @@ class Engine:
 
     async def aclose(self) -> None:
         """Finish what is queued, then close the file. Returns when the threads have let go."""
-        waiter = new_waiter()
+        waiter = Waiter()
         with self._mutex:
             if self._closed:
                 return
@@ -236,7 +233,7 @@ class Engine:
             for job in jobs:
                 job.error = None
                 try:
-                    job.result = job.work(group)
+                    job.result = job.work(group, *job.args)
                 except AsyncHistoryError as refusal:  # raised before anything was written
                     job.error = refusal
             group.flush()
@@ -306,7 +303,7 @@ class Engine:
         """Wake the callers whose outcome is known."""
         settled, self._settled = self._settled, []
         if settled:
-            wake(job.waiter for job in settled)
+            wake(settled)
 
     def _shut(self, db: apsw.Connection | None) -> None:
         self.stop()

@@ -13,7 +13,7 @@ import apsw
 
 from asynchistory.errors import NotOpenError
 from asynchistory.forks import own_lock
-from asynchistory.runs import Waiter, new_waiter, wake
+from asynchistory.runs import Waiter, wake
 from asynchistory.storage.sqlite.monitor import check_present, identity, moved
 from asynchistory.storage.sqlite.schema import connect, translate
 
@@ -23,14 +23,14 @@ T = TypeVar("T")
 READERS = 4
 
 
-class _Job:
+class _Job(Waiter):
     """Work for a reader, and the task that waits for it."""
 
-    __slots__ = ("error", "gone", "result", "waiter", "work")
+    __slots__ = ("error", "gone", "result", "work")
 
-    def __init__(self, work: Callable[[apsw.Connection], Any], waiter: Waiter) -> None:
+    def __init__(self, work: Callable[[apsw.Connection], Any]) -> None:
+        Waiter.__init__(self)
         self.work: Callable[[apsw.Connection], Any] = work
-        self.waiter: Waiter = waiter
         self.gone: bool = False  # nobody waits any more
         self.result: Any = None
         self.error: BaseException | None = None
@@ -55,7 +55,7 @@ class _Reader(threading.Thread):
                     job.result = self._read(db, job.work)
             except BaseException as error:
                 job.error = self._readers.known(error)
-            wake((job.waiter,))
+            wake((job,))
         if db is not None:
             with suppress(apsw.Error):
                 db.close(True)
@@ -104,14 +104,14 @@ class Readers:
         A read changes nothing: whoever is cancelled may leave at once. Work that does
         more is called off by ``withdraw``, which says whether it still could.
         """
-        job = _Job(work, new_waiter())
+        job = _Job(work)
 
         def leave() -> bool:
             job.gone = withdraw()
             return job.gone
 
         self._submit(job)
-        await job.waiter.wait(leave)
+        await job.wait(leave)
         if job.error is not None:
             raise job.error
         result: T = job.result

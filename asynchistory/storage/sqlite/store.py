@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, TypeVarTuple
 
 import apsw
 
@@ -56,6 +56,7 @@ from asynchistory.storage.sqlite.stopping import Stop
 from asynchistory.storage.sqlite.writes import WriteGroup
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class SQLiteStorage(Storage):
@@ -117,20 +118,20 @@ class SQLiteStorage(Storage):
     async def _read(self, work: Callable[[apsw.Connection], T]) -> T:
         return await self._opened().read(work)
 
-    async def _write(self, work: Callable[[WriteGroup], T]) -> T:
-        return await self._opened().write(work)
+    async def _write(self, work: Callable[[WriteGroup, *Ts], T], *args: *Ts) -> T:
+        return await self._opened().write(work, *args)
 
     # -- records
 
     def append(self, batch: Batch) -> Coroutine[Any, Any, Appended]:
         # Hands on the engine's coroutine: one frame less for each append to go through.
-        return self._opened().write(lambda group: group.append(batch))
+        return self._opened().write(WriteGroup.append, batch)
 
     async def replace(self, batch: Batch) -> Appended:
-        return await self._write(lambda group: changes.replace(group, batch))
+        return await self._write(changes.replace, batch)
 
     async def truncate(self, cut: Cut) -> Truncated:
-        return await self._write(lambda group: changes.truncate(group, cut))
+        return await self._write(changes.truncate, cut)
 
     async def version(self, session_id: str) -> Version | None:
         rows = self._opened().glance(reads.VERSION, (session_id,))
@@ -208,21 +209,19 @@ class SQLiteStorage(Storage):
         )
 
     async def delete_session(self, session_id: str) -> bool:
-        return await self._write(lambda group: changes.delete(group, session_id))
+        return await self._write(changes.delete, session_id)
 
     async def fork(self, plan: ForkPlan) -> Session:
-        return await self._write(lambda group: changes.fork(group, plan))
+        return await self._write(changes.fork, plan)
 
     async def prune(
         self, *, now: datetime, older_than: datetime | None, most: int
     ) -> list[Deleted]:
         where, values = changes.due(now, older_than)
-        return await self._write(lambda group: changes.delete_where(group, where, values, most))
+        return await self._write(changes.delete_where, where, values, most)
 
     async def erase_user(self, user_id: str, *, most: int) -> list[Deleted]:
-        return await self._write(
-            lambda group: changes.delete_where(group, "user_id = ?", [user_id], most)
-        )
+        return await self._write(changes.delete_where, "user_id = ?", [user_id], most)
 
     async def scrub(self) -> None:
         await self._opened().chore(self._scrub)
@@ -287,7 +286,7 @@ class SQLiteStorage(Storage):
         calls: Sequence[CallFacts],
         keys: Sequence[Key],
     ) -> Session:
-        return await self._write(lambda group: restore.restore(group, session, rows, calls, keys))
+        return await self._write(restore.restore, session, rows, calls, keys)
 
     async def verify(self) -> Verification:
         stop = Stop()

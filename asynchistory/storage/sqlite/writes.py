@@ -102,12 +102,13 @@ class WriteGroup:
 
     def append(self, batch: Batch) -> Appended:
         """See :meth:`asynchistory.storage.port.Storage.append`."""
-        place = self.place(batch.session_id)
+        place = self._places.get(batch.session_id) or self.place(batch.session_id)
         if batch.idempotency_key is not None:
             earlier = self.earlier(batch.session_id, batch.idempotency_key, batch.digest)
             if earlier is not None:
                 return appended(batch, earlier, replayed=True)
-        check_seq(batch.session_id, batch.expected_seq, 0 if place is None else place.seq)
+        if batch.expected_seq is not None:
+            check_seq(batch.session_id, batch.expected_seq, 0 if place is None else place.seq)
         return self.gather(place or self.create(batch.session_id), batch)
 
     def flush(self) -> None:
@@ -183,10 +184,10 @@ class WriteGroup:
 
     def gather(self, place: Place, batch: Batch) -> Appended:
         """Take the batch's records as the session's next."""
-        first = place.seq + 1
+        sid, first = place.sid, place.seq + 1
+        for seq, row in enumerate(batch.rows, first):
+            self._rows.append((sid, seq, *row))
         place.seq += len(batch.rows)
-        sid = place.sid
-        self._rows += [(sid, seq, *row) for seq, row in enumerate(batch.rows, first)]
         self._grown[sid] = place
         for facts in batch.calls:
             known = self._calls.get((sid, facts.request))
