@@ -57,6 +57,8 @@ TYPE_CODES: dict[str, int] = {cls.record_type: code for code, cls in enumerate(R
 _CODES: dict[type, int] = {cls: TYPE_CODES[cls.record_type] for cls in RECORD_TYPES}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+#: Below (in 2106) a float of seconds has the microseconds, and is the quicker way.
+_EXACT = 2**32 * 1_000_000
 _pack_head = struct.Struct(">Bq16s").pack
 _PLAIN = "use only None, bool, numbers, text, lists and objects"
 _EMPTY: dict[str, JSON] = {}
@@ -101,28 +103,43 @@ def encode_record(record: Record) -> Row:
 
 
 def decode_row(session_id: str, row: StoredRow, strict: bool = False) -> StoredRecord:
-    """Turn a stored row back into its record.
+    """:func:`decode_rows`, for one."""
+    return decode_rows(session_id, [row], strict)[0]
+
+
+def decode_rows(
+    session_id: str, rows: Iterable[StoredRow], strict: bool = False
+) -> list[StoredRecord]:
+    """Turn stored rows back into their records.
 
     A row that does not match its checksum or cannot be decoded gives a
     :class:`CorruptRecord`.
 
     Raises:
-        CorruptRecordError: the row is damaged and ``strict`` is true.
+        CorruptRecordError: a row is damaged and ``strict`` is true.
     """
-    seq, code, timestamp, record_id, body, checksum = row
-    try:
-        if crc32(body, crc32(_pack_head(code, timestamp, record_id))) != checksum:
-            raise ValueError("checksum")
-        record = decode_body(body)
-        stamp = from_microseconds(timestamp)
-    except (struct.error, TypeError, ValueError, OverflowError, RecursionError) as error:
-        reason = "checksum" if str(error) == "checksum" else type(error).__name__
-        if strict:
-            raise CorruptRecordError(session_id, seq, reason) from None
-        return CorruptRecord(session_id=session_id, seq=seq, reason=reason)
-    return replace(
-        record, seq=seq, session_id=session_id, record_id=record_id.hex(), timestamp=stamp
-    )
+    records: list[StoredRecord] = []
+    for seq, code, timestamp, record_id, body, checksum in rows:
+        try:
+            if crc32(body, crc32(_pack_head(code, timestamp, record_id))) != checksum:
+                raise ValueError("checksum")
+            try:
+                record = _decode(body)
+            except msgspec.ValidationError:
+                record = decode_body(body)
+            stamp = from_microseconds(timestamp)
+        except (struct.error, TypeError, ValueError, OverflowError, RecursionError) as error:
+            reason = "checksum" if str(error) == "checksum" else type(error).__name__
+            if strict:
+                raise CorruptRecordError(session_id, seq, reason) from None
+            records.append(CorruptRecord(session_id=session_id, seq=seq, reason=reason))
+            continue
+        records.append(
+            replace(
+                record, seq=seq, session_id=session_id, record_id=record_id.hex(), timestamp=stamp
+            )
+        )
+    return records
 
 
 def row_record(session_id: str, seq: int, row: Row) -> StoredRecord:
@@ -188,6 +205,8 @@ def to_microseconds(moment: datetime) -> int:
 
 def from_microseconds(value: int) -> datetime:
     """The reverse of :func:`to_microseconds`."""
+    if 0 <= value < _EXACT:
+        return datetime.fromtimestamp(value / 1e6, UTC)
     return _EPOCH + timedelta(0, 0, value)
 
 

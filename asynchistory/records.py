@@ -32,6 +32,7 @@ class _Shape(
     forbid_unknown_fields=True,
     omit_defaults=True,
     repr_omit_defaults=True,
+    gc=False,
 ):
     #: Fields that a newer version wrote and this one does not know. They survive a rewrite.
     extra: dict[str, JSON] = {}

@@ -127,9 +127,7 @@ class Waits(ABC):
         self._posts = self._seen = 0
 
     @abstractmethod
-    async def wait(
-        self, waiter: Waiter, withdraw: Callable[[*Ts], bool], args: tuple[*Ts]
-    ) -> None:
+    async def wait(self, waiter: Waiter, withdraw: Callable[[*Ts], bool], args: tuple[*Ts]) -> None:
         """See :meth:`Waiter.wait`."""
 
     @abstractmethod
@@ -215,17 +213,13 @@ class Waiter:
         #: What sleeps for it: the future, or the task on trio.
         self.sleeper: Any = None
 
-    def wait(
-        self, withdraw: Callable[[*Ts], bool], *args: *Ts
-    ) -> Coroutine[Any, Any, None]:
+    def wait(self, withdraw: Callable[[*Ts], bool], *args: *Ts) -> Coroutine[Any, Any, None]:
         """Return when woken; raise the cancellation if ``withdraw(*args)`` called the work off."""
         return self.waits.wait(self, withdraw, args)
 
 
 class _AsyncioWaits(Waits):
-    async def wait(
-        self, waiter: Waiter, withdraw: Callable[[*Ts], bool], args: tuple[*Ts]
-    ) -> None:
+    async def wait(self, waiter: Waiter, withdraw: Callable[[*Ts], bool], args: tuple[*Ts]) -> None:
         loop = self.run()
         task = asyncio.current_task(loop)
         assert task is not None, "a coroutine on asyncio always runs in a task"
@@ -291,9 +285,7 @@ def _wake_asyncio(waiters: list[Waiter]) -> None:
 
 
 class _TrioWaits(Waits):
-    async def wait(
-        self, waiter: Waiter, withdraw: Callable[[*Ts], bool], args: tuple[*Ts]
-    ) -> None:
+    async def wait(self, waiter: Waiter, withdraw: Callable[[*Ts], bool], args: tuple[*Ts]) -> None:
         from trio import lowlevel
 
         def abort(_raise_cancel: object) -> trio.lowlevel.Abort:

@@ -150,13 +150,15 @@ class TailCache:
         Raises:
             SessionNotFoundError: there is no such session.
         """
+        if level == "fresh":
+            return await self._read_store(storage, session_id, count)
 
         def enough(entry: _Entry) -> bool:
             return len(entry) >= min(count, entry.version.seq)
 
         held, version = await self._lookup(storage, session_id, level, enough)
         if held is None:
-            held = await self._load(storage, session_id, count, level, version)
+            held = await self._load(storage, session_id, count, version)
         return Tail(held.version, held.records[max(0, len(held.records) - count) :])
 
     async def page(self, storage: Storage, query: HistoryQuery, level: Level) -> HistoryPage | None:
@@ -170,7 +172,7 @@ class TailCache:
             if version is None:
                 raise SessionNotFoundError(session_id)
             if version.seq <= self.depth:
-                held = await self._load(storage, session_id, self.depth, level, version)
+                held = await self._load(storage, session_id, self.depth, version)
                 if len(held.records) < held.version.seq:
                     return None  # it grew past the depth meanwhile
         return None if held is None else select(held.records, query, held.version.epoch)
@@ -225,10 +227,8 @@ class TailCache:
     # -- loads
 
     async def _load(
-        self, storage: Storage, session_id: str, count: int, level: Level, version: Version | None
+        self, storage: Storage, session_id: str, count: int, version: Version | None
     ) -> Tail:
-        if level == "fresh":
-            return await self._read_store(storage, session_id, count)
         depth = max(count, self.depth)
         while True:
             tail = await self._flights.run(
@@ -250,9 +250,10 @@ class TailCache:
         if tail is None:
             self.drop(session_id)
             raise SessionNotFoundError(session_id)
-        with self._lock:
-            if flight is not None and not flight.detached:
-                self._keep(session_id, tail)
+        if flight is not None:
+            with self._lock:
+                if not flight.detached:
+                    self._keep(session_id, tail)
         return tail
 
     def _keep(self, session_id: str, tail: Tail) -> None:

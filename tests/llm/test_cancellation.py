@@ -195,7 +195,7 @@ async def nothing_is_left(before: set[int]) -> None:
     left = tasks_since(before)
     with anyio.move_on_after(10):
         # What looks after a wait on trio may outlive it by some milliseconds.
-        while any(task.name.endswith("_look_on_trio") for task in left):
+        while any(task.name.endswith("_look_now_and_then") for task in left):
             await anyio.lowlevel.checkpoint()
             left = tasks_since(before)
     assert not left, left

@@ -264,11 +264,11 @@ async def test_a_damaged_record_is_found(sql: str, reason: str, path: Path) -> N
 async def test_a_record_of_another_type_than_it_says_is_found(path: Path) -> None:
     import zlib
 
-    from asynchistory.codec import _HEAD
+    from asynchistory.codec import _pack_head
 
     with raw(path) as db:
         [(ts, key, body)] = db.execute(f"SELECT ts, id, body FROM records {RECORD}").fetchall()
-        crc = zlib.crc32(body.encode(), zlib.crc32(_HEAD.pack(2, ts, key)))
+        crc = zlib.crc32(body.encode(), zlib.crc32(_pack_head(2, ts, key)))
         db.execute(f"UPDATE records SET type = 2, crc = ? {RECORD}", (crc,))
 
     assert [item.reason for item in (await verified(path)).damaged] == ["type"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
@@ -27,7 +27,7 @@ from asynchistory.queries import StoreStatistics
 from asynchistory.runs import Waiter, wake
 from asynchistory.storage.sqlite.indexing import Indexing, discarded
 from asynchistory.storage.sqlite.jobs import MAX_QUEUED, Job, Jobs
-from asynchistory.storage.sqlite.monitor import Counters, check_present
+from asynchistory.storage.sqlite.monitor import Counters, Presence
 from asynchistory.storage.sqlite.readers import Readers
 from asynchistory.storage.sqlite.schema import busy, open_writer, translate
 from asynchistory.storage.sqlite.sql import scalar
@@ -61,6 +61,7 @@ class Engine:
         self._index = Indexing()
         self._places: dict[str, Place] = {}
         self._data_version = -1
+        self._present: Presence
         self._mutex = own_lock(self, "_mutex")
         self._closed = False
         self._closers: list[Waiter] = []
@@ -89,17 +90,26 @@ class Engine:
         result: T = job.outcome()
         return result
 
-    async def read(
+    def read(
         self, work: Callable[[apsw.Connection], T], withdraw: Callable[[], bool] = lambda: True
-    ) -> T:
+    ) -> Coroutine[Any, Any, T]:
         """See :meth:`Readers.read`."""
         self._jobs.check()
-        return await self._readers.read(work, withdraw)
+        return self._readers.read(work, withdraw)
+
+    def check(self) -> None:
+        """Raise why the file cannot be used any more, if that is so."""
+        self._jobs.check()
 
     def glance(self, sql: str, bindings: tuple[object, ...]) -> list[Any] | None:
         """See :meth:`Readers.glance`."""
         self._jobs.check()
         return self._readers.glance(sql, bindings)
+
+    def glimpse(self, sql: str, bindings: tuple[object, ...]) -> list[Any] | None:
+        """See :meth:`Readers.glimpse`."""
+        self._jobs.check()
+        return self._readers.glimpse(sql, bindings)
 
     async def ready(self) -> None:
         """Return when the file is open; raise why it could not be opened."""
@@ -148,6 +158,7 @@ class Engine:
         db: apsw.Connection | None = None
         try:
             db = open_writer(self.path, durability=self.durability, timeout=self.lock_timeout)
+            self._present = Presence(db, self.path)
             self._readers.open()
         except BaseException as error:
             known = translate(error, self.path) if isinstance(error, Exception) else None
@@ -199,7 +210,7 @@ class Engine:
 
     def _begin(self, db: apsw.Connection) -> None:
         """Take the database's write lock."""
-        check_present(db, self.path)
+        self._present.check()
         if self._settled:
             # Their callers wait: only if the lock can be had at once.
             try:

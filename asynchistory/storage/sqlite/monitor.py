@@ -14,19 +14,28 @@ from asynchistory.errors import StorageUnavailableError
 from asynchistory.queries import StoreStatistics
 
 
-def check_present(db: apsw.Connection, path: Path) -> None:
-    """Raise unless the connection's file is still the one that is found at its path.
+class Presence:
+    """Whether a connection's file is still the one that is found at its path.
 
     SQLite goes on with a file that was deleted or replaced: what is written
-    then is gone when it is closed. Costs less than a microsecond.
-
-    Raises:
-        StorageUnavailableError: it was deleted, or another one is in its place.
+    then is gone when it is closed.
     """
-    gone = ctypes.c_int(0)
-    db.file_control("main", apsw.SQLITE_FCNTL_HAS_MOVED, ctypes.addressof(gone))
-    if gone.value:
-        raise moved(path)
+
+    def __init__(self, db: apsw.Connection, path: Path) -> None:
+        self._db = db
+        self._path = path
+        self._gone = ctypes.c_int(0)
+        self._address = ctypes.addressof(self._gone)
+
+    def check(self) -> None:
+        """Raise unless it is. In the connection's thread; takes about a microsecond.
+
+        Raises:
+            StorageUnavailableError: it was deleted, or another one is in its place.
+        """
+        self._db.file_control("main", apsw.SQLITE_FCNTL_HAS_MOVED, self._address)
+        if self._gone.value:
+            raise moved(self._path)
 
 
 def moved(path: Path) -> StorageUnavailableError:

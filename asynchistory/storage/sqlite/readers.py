@@ -1,11 +1,13 @@
-"""The connections that read: in threads of their own, and one for look-ups in the caller's."""
+"""The connections that read: in threads of their own, and one for what is quick in the caller's."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,13 +16,17 @@ import apsw
 from asynchistory.errors import NotOpenError
 from asynchistory.forks import own_lock
 from asynchistory.runs import Waiter, wake
-from asynchistory.storage.sqlite.monitor import check_present, identity, moved
+from asynchistory.storage.sqlite.monitor import Presence, identity, moved
 from asynchistory.storage.sqlite.schema import connect, translate
 
 T = TypeVar("T")
 
 #: Threads that read; with the writer these are all the threads of a file.
 READERS = 4
+#: Seconds that a short query may keep the caller's event loop waiting.
+QUICK = 0.0005
+#: Queries that are left to the threads after one that took longer.
+RETICENCE = 100
 
 
 class _Job(Waiter):
@@ -48,10 +54,14 @@ class _Reader(threading.Thread):
 
     def run(self) -> None:
         db: apsw.Connection | None = None
+        present: Presence
         while (job := self._readers.next_job(self)) is not None:
             try:
                 if not job.gone:
-                    db = db or self._readers.connect()
+                    if db is None:
+                        db = self._readers.connect()
+                        present = Presence(db, self._readers.path)
+                    present.check()
                     job.result = self._read(db, job.work)
             except BaseException as error:
                 job.error = self._readers.known(error)
@@ -61,7 +71,6 @@ class _Reader(threading.Thread):
                 db.close(True)
 
     def _read(self, db: apsw.Connection, work: Callable[[apsw.Connection], Any]) -> Any:
-        check_present(db, self._readers.path)
         db.execute("BEGIN")
         try:
             return work(db)
@@ -90,11 +99,14 @@ class Readers:
         self._glance_lock = own_lock(self, "_glance_lock")
         self._known: tuple[int, int] | None = None
         self._glance: apsw.Connection | None = None
+        self._glance_present: Presence
+        self._reticence = 0
 
     def open(self) -> None:
-        """Open what look-ups use; the file exists now."""
+        """Open what is used in the callers' threads; the file exists now."""
         self._known = identity(self.path)
         self._glance = self.connect(timeout=0)
+        self._glance_present = Presence(self._glance, self.path)
 
     async def read(
         self, work: Callable[[apsw.Connection], T], withdraw: Callable[[], bool] = lambda: True
@@ -139,16 +151,41 @@ class Readers:
 
         None means that the database could not answer without waiting.
         """
-        with self._glance_lock:
+        return self._look(sql, bindings)
+
+    def glimpse(self, sql: str, bindings: tuple[object, ...]) -> list[Any] | None:
+        """A short query in the caller's own thread, given up once it takes :data:`QUICK`.
+
+        After that the next ones are not tried: what they read is likely not to be in memory
+        either. None means that it was not answered; a reader thread can.
+        """
+        if self._reticence:
+            self._reticence -= 1
+            return None
+        return self._look(sql, bindings, time.perf_counter() + QUICK)
+
+    def _look(
+        self, sql: str, bindings: tuple[object, ...], deadline: float = inf
+    ) -> list[Any] | None:
+        if not self._glance_lock.acquire(blocking=False):
+            return None
+        try:
             if self._glance is None:
                 return None
-            try:
-                check_present(self._glance, self.path)
-                return self._glance.execute(sql, bindings).fetchall()
-            except (apsw.BusyError, apsw.LockedError):
-                return None
-            except apsw.Error as error:
-                raise translate(error, self.path) from None
+            self._glance_present.check()
+            found = []
+            for row in self._glance.execute(sql, bindings):
+                found.append(row)
+                if time.perf_counter() > deadline:
+                    self._reticence = RETICENCE
+                    return None
+            return found
+        except (apsw.BusyError, apsw.LockedError):
+            return None
+        except apsw.Error as error:
+            raise translate(error, self.path) from None
+        finally:
+            self._glance_lock.release()
 
     def close(self) -> None:
         """Wait for reads under way and close the connections."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any
 
 import apsw
 import msgspec
 
-from asynchistory.codec import TYPE_CODES, decode_row, from_microseconds, to_microseconds
+from asynchistory.codec import TYPE_CODES, decode_rows, from_microseconds, to_microseconds
 from asynchistory.errors import SessionNotFoundError
 from asynchistory.queries import (
     HistoryPage,
@@ -21,7 +22,12 @@ from asynchistory.queries import (
 )
 from asynchistory.records import JSON
 from asynchistory.storage.cursors import make_cursor, parse_cursor, seq_of
-from asynchistory.storage.sqlite.segments import count_records, segments, select_records
+from asynchistory.storage.sqlite.segments import (
+    COLUMNS,
+    count_records,
+    segments,
+    select_records,
+)
 from asynchistory.storage.sqlite.sql import rows, scalar
 
 _VALID = "CASE WHEN json_valid(r.body) THEN r.body END"
@@ -37,8 +43,30 @@ _IN_SEGMENTS = (
 )
 _TYPE_NAMES = {code: name for name, code in TYPE_CODES.items()}
 
+#: Records that a short tail has at most, and the bytes that one of them has.
+SHORT, SMALL = 100, 4096
+#: A session's place, then those of its newest records that are small and stored under itself:
+#: all in one statement, which sees one moment without a transaction.
+SHORT_TAIL = (
+    "SELECT s.seq, s.epoch, 0, 0, 0, 0 FROM sessions s WHERE s.id = ?1 "
+    f"UNION ALL SELECT {COLUMNS} FROM sessions s CROSS JOIN records r "
+    "ON r.sid = s.sid AND r.seq > s.seq - ?2 "
+    f"WHERE s.id = ?1 AND octet_length(r.body) <= {SMALL}"
+)
+
 #: The look-up of :meth:`asynchistory.storage.sqlite.SQLiteStorage.version`.
 VERSION = "SELECT epoch, seq FROM sessions WHERE id = ?"
+
+
+def short_tail(session_id: str, limit: int, found: list[Any]) -> Tail | None:
+    """The tail in what :data:`SHORT_TAIL` found, None if it is not all there."""
+    if not found:
+        return None
+    (seq, epoch, *_), *newest = found
+    if len(newest) < min(limit, seq):
+        return None  # there is a large one, or one under what a fork rests on
+    newest.sort(key=itemgetter(0))
+    return Tail(Version(epoch, seq), tuple(decode_rows(session_id, newest)))
 
 
 def tail(db: apsw.Connection, session_id: str, limit: int) -> Tail | None:
@@ -48,8 +76,8 @@ def tail(db: apsw.Connection, session_id: str, limit: int) -> Tail | None:
         return None
     sid, epoch, seq = found
     places = segments(db, sid, max(0, seq - limit), seq)
-    records = tuple(decode_row(session_id, row) for row in select_records(db, places))
-    return Tail(Version(epoch, seq), records)
+    records = decode_rows(session_id, select_records(db, places))
+    return Tail(Version(epoch, seq), tuple(records))
 
 
 def page(db: apsw.Connection, query: HistoryQuery) -> HistoryPage:
@@ -82,8 +110,8 @@ def page(db: apsw.Connection, query: HistoryQuery) -> HistoryPage:
     cursor = make_cursor(epoch, page_rows[-1][0]) if more and page_rows else None
     if backwards:
         page_rows.reverse()
-    records = tuple(decode_row(query.session_id, row, query.strict) for row in page_rows)
-    return HistoryPage(records=records, total=total, next=cursor)
+    records = decode_rows(query.session_id, page_rows, query.strict)
+    return HistoryPage(records=tuple(records), total=total, next=cursor)
 
 
 def _filters(query: HistoryQuery) -> tuple[str, list[Any]]:
