@@ -219,14 +219,17 @@ class Waiter:
 
 
 class _AsyncioWaits(Waits):
+    def __init__(self, run: asyncio.AbstractEventLoop) -> None:
+        super().__init__(run)
+        #: Tasks whose cancellation was absorbed, with the requests that they had before it.
+        self._absorbed: dict[asyncio.Task[Any], int] = {}
+
     async def wait(self, waiter: Waiter, withdraw: Callable[[*Ts], bool], args: tuple[*Ts]) -> None:
         loop = self.run()
         task = asyncio.current_task(loop)
         assert task is not None, "a coroutine on asyncio always runs in a task"
-        cancelling = task.cancelling()
-        if _absorbed:
-            # What was absorbed before and is still to be redelivered is no business of this call's.
-            cancelling = _absorbed.get(task, cancelling)
+        # What was absorbed before and is still to be redelivered is no business of this call's.
+        cancelling = self._absorbed.get(task, task.cancelling())
         absorbed: asyncio.CancelledError | None = None
         self.begin()
         try:
@@ -246,8 +249,15 @@ class _AsyncioWaits(Waits):
         if absorbed is not None:
             # Later, not now: delivered at once, it would outlive a timeout block that ends
             # right after this call.
-            _absorbed[task] = cancelling
-            loop.call_soon(_redeliver, task, absorbed.args)
+            self._absorbed[task] = cancelling
+            loop.call_soon(self._redeliver, task, absorbed.args)
+
+    def _redeliver(self, task: asyncio.Task[Any], args: tuple[Any, ...]) -> None:
+        cancelling = self._absorbed.pop(task, None)
+        # The scope that cancelled may have ended meanwhile; it has then taken its request back.
+        if cancelling is not None and not task.done() and task.cancelling() > cancelling:
+            task.uncancel()
+            task.cancel(*args)
 
     def post(self, waiters: list[Waiter]) -> None:
         loop = self.run()
@@ -262,18 +272,6 @@ class _AsyncioWaits(Waits):
                 self.watch()
 
         loop.call_later(self.PATIENCE, look)
-
-
-#: Tasks whose cancellation was absorbed, with the requests that they had before it.
-_absorbed: weakref.WeakKeyDictionary[asyncio.Task[Any], int] = weakref.WeakKeyDictionary()
-
-
-def _redeliver(task: asyncio.Task[Any], args: tuple[Any, ...]) -> None:
-    cancelling = _absorbed.pop(task, None)
-    # The scope that cancelled may have ended meanwhile; it has then taken its request back.
-    if cancelling is not None and not task.done() and task.cancelling() > cancelling:
-        task.uncancel()
-        task.cancel(*args)
 
 
 def _wake_asyncio(waiters: list[Waiter]) -> None:

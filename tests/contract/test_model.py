@@ -259,3 +259,4 @@ for _machine, _store, _backend in product(
 ):
     _case = case(_machine, _store, _backend)
     globals()[f"Test{_machine.__name__}On{_store.title()}On{_backend.title()}"] = _case
+del _case  # pytest would collect it once more
