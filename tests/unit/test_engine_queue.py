@@ -17,6 +17,7 @@ from asynchistory.codec import encode_record
 from asynchistory.storage.port import Batch
 from asynchistory.storage.sqlite import engine as module, jobs
 from asynchistory.storage.sqlite.engine import Engine
+from asynchistory.storage.sqlite.sql import scalar
 from asynchistory.storage.sqlite.writes import WriteGroup
 
 pytestmark = pytest.mark.anyio
@@ -233,3 +234,20 @@ async def test_it_counts_its_commits(engine: Engine) -> None:
     assert after.commits == before.commits + 1
     assert after.writes == before.writes + 1
     assert after.last_commit is not None
+
+
+async def test_the_log_may_grow_longer_while_many_write(engine: Engine) -> None:
+    def log(db: apsw.Connection) -> int:
+        pages: int = scalar(db, "PRAGMA wal_autocheckpoint")
+        return pages
+
+    many = 4 * module.MANY
+    assert await engine.chore(log) == module.LOG
+    async with anyio.create_task_group() as tasks:
+        with held(engine.path):
+            for number in range(many):
+                tasks.start_soon(engine.write, append(f"chat-{number}"))
+            await until(lambda: len(engine._jobs.writes) == many)
+    assert await engine.chore(log) == module.LONG_LOG
+    await engine.write(append("chat"))
+    assert await engine.chore(log) == module.LOG

@@ -83,8 +83,6 @@ def _set_up(connection: apsw.Connection, durability: str, timeout: float) -> Non
         f"synchronous={synchronous}",
         "fullfsync=1",  # macOS, where a plain fsync does not reach the disk
         "checkpoint_fullfsync=1",
-        # Pages of the log (16 MB): a page that many commits change is copied back once for more.
-        "wal_autocheckpoint=4000",
         "temp_store=MEMORY",
         "trusted_schema=OFF",
         "cell_size_check=ON",
