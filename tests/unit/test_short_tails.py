@@ -106,7 +106,7 @@ async def test_it_does_not_wait_while_another_thread_looks(storage: SQLiteStorag
         version = await storage.version("chat")
         assert version is not None
         assert version.seq == 7
-        assert started(storage) == 1
+        assert started(storage) > 0
     finally:
         done.set()
         thread.join()
