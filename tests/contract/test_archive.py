@@ -21,9 +21,11 @@ from asynchistory import (
     MemoryStorage,
     Message,
     NotOpenError,
+    Session,
     SessionDiffersError,
     SessionNotFoundError,
     Storage,
+    StorageUnavailableError,
     TailCache,
     Text,
     ToolCall,
@@ -287,6 +289,85 @@ async def test_a_session_that_is_deleted_meanwhile_is_left_out() -> None:
         await history.append("b", say("2"))
 
         assert names_in(await lines_of(history)) == ["b"]
+
+
+async def test_a_session_that_was_asked_for_and_is_deleted_meanwhile_is_missed() -> None:
+    async with Meddling(lambda storage: storage.delete_session("a")) as storage:
+        history = AsyncHistoryManager(storage)
+        await history.append("a", say("1"))
+
+        async with history.export("a") as lines:
+            with pytest.raises(SessionNotFoundError):
+                await anext(lines)
+
+
+async def test_a_session_that_is_deleted_while_it_is_compared_is_stored_again(
+    history: AsyncHistoryManager,
+) -> None:
+    await history.append("a", say("1"))
+    lines = await lines_of(history)
+    async with Meddling(lambda storage: storage.delete_session("a")) as storage:
+        meddle, storage.meddle = storage.meddle, None
+        into = AsyncHistoryManager(storage)
+        await into.import_(lines)
+        storage.meddle = meddle
+
+        assert (await into.import_(lines)).sessions == 1
+
+        assert await into.last("a") == await history.last("a")
+
+
+async def test_a_session_that_is_gone_before_it_is_compared_is_stored_again(
+    history: AsyncHistoryManager,
+) -> None:
+    class Gone(MemoryStorage):
+        async def get_session(self, session_id: str) -> Session | None:
+            await self.delete_session(session_id)
+            return await super().get_session(session_id)
+
+    await history.append("a", say("1"))
+    async with Gone() as storage:
+        into = AsyncHistoryManager(storage)
+        await into.append("a", say("other"))
+
+        assert (await into.import_(await lines_of(history))).sessions == 1
+
+        assert await into.last("a") == await history.last("a")
+
+
+async def test_a_session_that_is_rewritten_while_it_is_compared_is_compared_again(
+    history: AsyncHistoryManager,
+) -> None:
+    await history.append("a", say("1"), say("2"))
+    lines = await lines_of(history)
+    async with Meddling(lambda storage: storage.truncate(Cut("a", to_seq=1))) as storage:
+        meddle, storage.meddle = storage.meddle, None
+        into = AsyncHistoryManager(storage)
+        await into.import_(lines)
+        storage.meddle = meddle
+
+        with pytest.raises(SessionDiffersError):
+            await into.import_(lines)
+
+
+async def test_an_import_that_the_store_refuses_leaves_no_stale_tail(
+    history: AsyncHistoryManager,
+) -> None:
+    class Refusing(MemoryStorage):
+        async def restore(self, *args: Any) -> Session:
+            await super().restore(*args)
+            raise StorageUnavailableError("the answer was lost")
+
+    await history.append("a", say("1"))
+    async with Refusing() as storage:
+        into = AsyncHistoryManager(storage)
+        with pytest.raises(SessionNotFoundError):
+            await into.last("a")
+
+        with pytest.raises(StorageUnavailableError, match="lost"):
+            await into.import_(await lines_of(history))
+
+        assert await into.last("a", level="cached") == await history.last("a")
 
 
 async def test_what_is_appended_meanwhile_is_not_half_in_it() -> None:
