@@ -146,27 +146,13 @@ class Readers:
                 return
         reader.bell.release()
 
-    def glance(self, sql: str, bindings: tuple[object, ...]) -> list[Any] | None:
-        """A look-up by key in the caller's own thread: microseconds, where a hop costs a hundred.
-
-        None means that the database could not answer without waiting.
-        """
-        return self._look(sql, bindings)
-
-    def glimpse(self, sql: str, bindings: tuple[object, ...]) -> list[Any] | None:
-        """A short query in the caller's own thread, given up once it takes :data:`QUICK`.
-
-        After that the next ones are not tried: what they read is likely not to be in memory
-        either. None means that it was not answered; a reader thread can.
-        """
-        if self._reticence:
-            self._reticence -= 1
-            return None
-        return self._look(sql, bindings, time.perf_counter() + QUICK)
-
-    def _look(
+    def glance(
         self, sql: str, bindings: tuple[object, ...], deadline: float = inf
     ) -> list[Any] | None:
+        """A look-up by key in the caller's own thread: microseconds, where a hop costs a hundred.
+
+        None means that the database could not answer without waiting, or not before the deadline.
+        """
         if not self._glance_lock.acquire(blocking=False):
             return None
         try:
@@ -186,6 +172,17 @@ class Readers:
             raise translate(error, self.path) from None
         finally:
             self._glance_lock.release()
+
+    def glimpse(self, sql: str, bindings: tuple[object, ...]) -> list[Any] | None:
+        """A short query in the caller's own thread, given up once it takes :data:`QUICK`.
+
+        After that the next ones are not tried: what they read is likely not to be in memory
+        either. None means that it was not answered; a reader thread can.
+        """
+        if self._reticence:
+            self._reticence -= 1
+            return None
+        return self.glance(sql, bindings, time.perf_counter() + QUICK)
 
     def close(self) -> None:
         """Wait for reads under way and close the connections."""
