@@ -333,3 +333,32 @@ async def test_a_memory_store_says_what_to_do_instead(tmp_path: Path) -> None:
 async def test_a_closed_store_is_not_copied(tmp_path: Path) -> None:
     with pytest.raises(NotOpenError):
         await open_history(tmp_path / "x.db").backup(tmp_path / "copy.db")
+
+
+async def test_a_file_system_without_links_gets_one_too(
+    history: AsyncHistoryManager, dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: object) -> None:
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(os, "link", link)
+    await live(history)
+
+    assert await history.backup(dest) == dest
+    async with AsyncHistoryManager(SQLiteStorage(dest)) as copy:
+        assert await lines_of(copy) == await lines_of(history)
+
+
+async def test_without_links_it_takes_no_other_file_s_place_either(
+    history: AsyncHistoryManager, dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: object) -> None:
+        write(dest, b"another's")
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(os, "link", link)
+    await live(history)
+
+    with pytest.raises(BackupExistsError):
+        await history.backup(dest)
+    assert contents(dest.parent) == {dest.name: b"another's"}

@@ -15,7 +15,7 @@ from asynchistory.storage.calls import call_facts
 from asynchistory.storage.port import Batch, Cut, ForkPlan
 from asynchistory.storage.sqlite import changes
 from asynchistory.storage.sqlite.migrations import MIGRATIONS
-from asynchistory.storage.sqlite.segments import segments, select_records
+from asynchistory.storage.sqlite.segments import Segment, segments, select_records
 from asynchistory.storage.sqlite.sql import rows, scalar
 from asynchistory.storage.sqlite.stopping import Stop
 from asynchistory.storage.sqlite.verify import verify
@@ -131,3 +131,12 @@ def test_whatever_is_changed_in_one_transaction(seed: int) -> None:
         play.transaction()
         play.check()
     play.verify()
+
+
+def test_a_session_whose_base_is_missing_has_its_own_records_left() -> None:
+    play = Play(0)
+    play.db.execute(
+        "INSERT INTO sessions(sid, id, created, updated, epoch, seq, base, base_seq) "
+        "VALUES(1, 'chat', 0, 0, 1, 5, 99, 2)"
+    )
+    assert segments(play.db, 1, 0, 5) == [Segment(1, 2, 5)]

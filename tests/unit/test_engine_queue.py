@@ -251,3 +251,8 @@ async def test_the_log_may_grow_longer_while_many_write(engine: Engine) -> None:
     assert await engine.chore(log) == module.LONG_LOG
     await engine.write(append("chat"))
     assert await engine.chore(log) == module.LOG
+
+
+async def test_nobody_waits_for_room_that_there_is() -> None:
+    with anyio.fail_after(30):
+        await jobs.Jobs().room()

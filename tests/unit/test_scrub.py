@@ -9,7 +9,14 @@ from pathlib import Path
 import apsw
 import pytest
 
-from asynchistory import AsyncHistoryManager, BusyError, SQLiteStorage, TailCache
+from asynchistory import (
+    AsyncHistoryManager,
+    BusyError,
+    SQLiteStorage,
+    StorageUnavailableError,
+    TailCache,
+)
+from asynchistory.storage.sqlite import search_index
 from tests.contract.chats import add, fill, session_ids, texts
 from tests.contract.traces import traces
 
@@ -42,3 +49,34 @@ async def test_a_reader_elsewhere_keeps_the_traces_and_the_caller_is_told(tmp_pa
 
         assert traces(tmp_path, "canary-user", "canary-content") == {}
         assert await texts(history, "other") == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("error", [apsw.IOError("SQLITE_IOERR"), apsw.FullError("SQLITE_FULL")])
+async def test_an_index_that_cannot_be_purged_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: apsw.Error
+) -> None:
+    def purge(_db: apsw.Connection) -> bool:
+        raise error
+
+    async with AsyncHistoryManager(SQLiteStorage(tmp_path / "history.db")) as history:
+        await history.create_session("chat", user_id="canary-user")
+        with monkeypatch.context() as patch:
+            patch.setattr(search_index, "purge", purge)
+            with pytest.raises(StorageUnavailableError):
+                await history.erase_user("canary-user")
+        await history.erase_user("canary-user")
+        assert traces(tmp_path, "canary-user") == {}
+
+
+async def test_an_index_that_is_damaged_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def purge(_db: apsw.Connection) -> bool:
+        raise apsw.CorruptError("fts5: corruption found")
+
+    monkeypatch.setattr(search_index, "purge", purge)
+    monkeypatch.setattr(search_index, "is_damage", lambda error: True)
+    async with AsyncHistoryManager(SQLiteStorage(tmp_path / "history.db")) as history:
+        await history.create_session("chat", user_id="canary-user")
+        assert (await history.erase_user("canary-user")).sessions == 1
+        assert traces(tmp_path, "canary-user") == {}
