@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from asynchistory.errors import AsyncHistoryError, ClientCreationError
+from asynchistory.forks import in_child, own_lock
 from asynchistory.llm.key import ApiKey, client_key
 from asynchistory.llm.port import LLMClient
 from asynchistory.llm.providers import build_client
@@ -80,11 +80,12 @@ class LLMFactory:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # never held across an await
+        self._lock = own_lock(self, "_lock")  # never held across an await
         self._instances: dict[Hashable, Any] = {}
         self._flights: dict[Hashable, _Flight] = {}
         self._generation = 0
         self._hits = self._misses = self._creations = self._failures = self._hand_overs = 0
+        in_child(self, "_let_go")
 
     async def get(
         self,
@@ -251,6 +252,13 @@ class LLMFactory:
             # All are woken: a single heir might be cancelled before it runs.
             waiters, flight.waiters = flight.waiters, deque()
         wake(waiters)
+
+    def _let_go(self) -> None:
+        """Leave the creations under way to the process that this one was forked from."""
+        flights, self._flights = self._flights, {}
+        self._generation += 1
+        for flight in flights.values():
+            self._hand_over(flight)
 
 
 def _failure(error: Exception) -> ClientCreationError:

@@ -8,7 +8,6 @@ closes it when that run ends. This is the only module that imports httpx.
 from __future__ import annotations
 
 import ssl
-import threading
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from functools import cache
@@ -18,6 +17,7 @@ import anyio
 import httpx
 
 from asynchistory.errors import ConfigurationError
+from asynchistory.forks import in_child, own_lock
 from asynchistory.runs import at_end, current_run
 
 HTTPError = httpx.HTTPError
@@ -36,9 +36,17 @@ class RunLocalTransport(httpx.AsyncBaseTransport):
     """Sends each request through the pool of the event loop that it comes from."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = own_lock(self, "_lock")
         # By the run itself. Its entry goes when the run ends, so nothing leaks.
         self._pools: dict[object, tuple[httpx.AsyncHTTPTransport, AsyncGenerator[None, None]]] = {}
+        self._parents: list[object] = []
+        in_child(self, "_forget")
+
+    def _forget(self) -> None:
+        """Leave the connections to the process that this one was forked from."""
+        # Kept, and so not closed: closing says goodbye to the server in the parent's name.
+        self._parents.append(self._pools)
+        self._pools = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """See :class:`httpx.AsyncBaseTransport`."""
@@ -55,8 +63,11 @@ class RunLocalTransport(httpx.AsyncBaseTransport):
 
         async def close() -> None:
             with self._lock:
-                self._pools.pop(run, None)
-            await pool.aclose()
+                own = self._pools.get(run, (None,))[0] is pool
+                if own:
+                    del self._pools[run]
+            if own:
+                await pool.aclose()
 
         guard = at_end(close)
         with self._lock:
