@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from asynchistory.cache.tail import Level, TailCache, tails_of
@@ -54,8 +55,6 @@ async def steadily(read: Callable[[], Awaitable[T]]) -> T:
         EpochChangedError: it is rewritten all the time.
     """
     for _ in range(_TRIES - 1):
-        try:
+        with suppress(EpochChangedError):
             return await read()
-        except EpochChangedError:
-            continue
     return await read()

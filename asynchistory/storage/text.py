@@ -78,12 +78,6 @@ def search_terms(text: str) -> list[str]:
     return list(dict.fromkeys(terms))
 
 
-def matches(record: StoredRecord, terms: list[str]) -> bool:
-    """Whether each term occurs in the record's text."""
-    text = fold(searchable_text(record))
-    return all(term in text for term in terms)
-
-
 def searchable_text(record: StoredRecord) -> str:
     """The words of a message or a tool call, one piece a line; "" for other records."""
     if isinstance(record, Message):

@@ -52,3 +52,12 @@ async def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
         assert (found.seq, found.state) == (1, 1)
         assert isinstance(found, Checkpoint)
         assert await history.list_checkpoints("chat") == (found,)
+
+
+async def test_a_damaged_message_asks_for_no_tools(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    async with AsyncHistoryManager(SQLiteStorage(path)) as history:
+        await history.append("chat", say("1"), call("a"))
+        damage(path, 1)
+
+        assert len(await history.pending_tool_calls("chat")) == 1
