@@ -17,6 +17,7 @@ from asynchistory import (
     AsyncHistoryManager,
     BusyError,
     ConfigurationError,
+    EpochChangedError,
     ForeignDatabaseError,
     LifecycleError,
     MemoryStorage,
@@ -27,6 +28,7 @@ from asynchistory import (
     StorageUnavailableError,
 )
 from asynchistory.codec import encode_record
+from asynchistory.manager.base import steadily
 from asynchistory.manager.tokens import estimate_tokens
 from asynchistory.queries import Appended
 from asynchistory.storage.port import Batch
@@ -47,15 +49,20 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
     await engine.aclose()
 
 
-async def outcomes(engine: Engine, *works: Callable[[WriteGroup], object]) -> list[object]:
-    """What each of these ended with; they are in one transaction, or try to be."""
-    ended: list[object] = [None] * len(works)
+async def outcomes(
+    engine: Engine,
+    *works: Callable[[WriteGroup], object],
+    ended: Callable[[], None] = lambda: None,
+) -> list[object]:
+    """What each of these ended with, all of them queued at once."""
+    found: list[object] = [None] * len(works)
 
     async def write(place: int) -> None:
         try:
-            ended[place] = await engine.write(works[place])
+            found[place] = await engine.write(works[place])
         except Exception as error:
-            ended[place] = error
+            found[place] = error
+        ended()
 
     release = engine._jobs.put
     held: list[Any] = []
@@ -69,7 +76,7 @@ async def outcomes(engine: Engine, *works: Callable[[WriteGroup], object]) -> li
             engine._jobs.writes.extend(held)
         engine._jobs.put = release  # type: ignore[method-assign]
         engine._jobs.ring()
-    return ended
+    return found
 
 
 def append(name: str) -> Callable[[WriteGroup], Appended]:
@@ -121,30 +128,27 @@ async def test_what_is_done_again_without_the_index_may_not_get_the_lock(
 @pytest.mark.anyio
 async def test_who_is_served_does_not_wait_for_another_process_s_lock(engine: Engine) -> None:
     other = apsw.Connection(str(engine.path))
-    commit = engine.counters.commit
+    commit, locked = engine.counters.commit, list[int]()
 
     @contextmanager
     def commit_and_lose_the_lock(writes: int) -> Iterator[None]:
         with commit(writes):
             yield
-        if writes == 1 and not other.in_transaction:
+        if not locked:
+            locked.append(writes)
             other.execute("BEGIN IMMEDIATE")
 
-    engine.counters.commit = commit_and_lose_the_lock  # type: ignore[method-assign]
-    engine.counters.recent_commit = 0.0
-    ended: list[str] = []
-
-    async def write(name: str) -> None:
-        await engine.write(append(name))
-        ended.append(name)
+    def release() -> None:
         if other.in_transaction:
             other.execute("ROLLBACK")
 
-    async with anyio.create_task_group() as tasks:
-        for name in ("first", "second", "third"):
-            tasks.start_soon(write, name)
+    engine.counters.commit = commit_and_lose_the_lock  # type: ignore[method-assign]
+    engine.counters.recent_commit = 0.0  # so quick a disk is given them in two parts
+    ended = await outcomes(engine, append("a"), append("b"), append("c"), ended=release)
+
     other.close()
-    assert len(ended) == 3
+    assert locked == [2]
+    assert all(isinstance(end, Appended) for end in ended)
 
 
 def test_what_cannot_be_undone_is_unknown(tmp_path: Path) -> None:
@@ -231,7 +235,15 @@ def test_another_application_s_tables(tmp_path: Path) -> None:
     db.execute("CREATE TABLE theirs(x)")
     with pytest.raises(ForeignDatabaseError):
         schema._check_owner(db, tmp_path)
-    assert isinstance(schema.translate(apsw.NotADBError("x"), tmp_path), ForeignDatabaseError)
+
+
+def test_what_a_driver_s_errors_mean(tmp_path: Path) -> None:
+    for error, meaning in [
+        (apsw.NotADBError("x"), ForeignDatabaseError),
+        (apsw.BusyError("x"), BusyError),
+        (apsw.ReadOnlyError("x"), StorageUnavailableError),
+    ]:
+        assert type(schema.translate(error, tmp_path)) is meaning
 
 
 def test_a_migration_that_ends_the_transaction_itself(
@@ -256,6 +268,7 @@ def test_a_durability_that_there_is_not(tmp_path: Path) -> None:
 async def test_the_health_of_a_file_that_is_gone(tmp_path: Path) -> None:
     async with AsyncHistoryManager(SQLiteStorage(tmp_path / "h.db")) as history:
         assert (await history.health()).ok
+        assert history.get_store_stats().commits == 1
         (tmp_path / "h.db").rename(tmp_path / "elsewhere.db")
         health = await history.health()
         (tmp_path / "elsewhere.db").rename(tmp_path / "h.db")
@@ -295,3 +308,16 @@ def test_what_is_sent_besides_the_parts_counts() -> None:
     raw = {"role": "assistant", "content": [{"type": "found_by_them", "text": "x" * 4000}]}
     whole = Message.of("assistant", "found", raw=raw, raw_format="anthropic")
     assert estimate_tokens(whole) > estimate_tokens(plain) + 900
+
+
+@pytest.mark.anyio
+async def test_a_read_that_is_rewritten_under_each_time_gives_up() -> None:
+    tries: list[int] = []
+
+    async def read() -> None:
+        tries.append(1)
+        raise EpochChangedError("chat")
+
+    with pytest.raises(EpochChangedError):
+        await steadily(read)
+    assert len(tries) == 5

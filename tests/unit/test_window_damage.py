@@ -56,7 +56,7 @@ async def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
 
 async def test_a_damaged_message_asks_for_no_tools(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
-    async with AsyncHistoryManager(SQLiteStorage(path)) as history:
+    async with AsyncHistoryManager(SQLiteStorage(path), level="fresh") as history:
         await history.append("chat", say("1"), call("a"))
         damage(path, 1)
 
