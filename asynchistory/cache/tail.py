@@ -22,7 +22,7 @@ from asynchistory.errors import ConfigurationError, SessionNotFoundError
 from asynchistory.flights import Flight, SingleFlight
 from asynchistory.forks import own_lock
 from asynchistory.queries import Appended, HistoryPage, HistoryQuery, Tail, Version
-from asynchistory.records import StoredRecord
+from asynchistory.records import CorruptRecord, StoredRecord
 from asynchistory.runs import checkpoint_if_cancelled
 from asynchistory.storage.cursors import parse_cursor
 from asynchistory.storage.port import Storage
@@ -175,7 +175,9 @@ class TailCache:
                 held = await self._load(storage, session_id, self.depth, version)
                 if len(held.records) < held.version.seq:
                     return None  # it grew past the depth meanwhile
-        return None if held is None else select(held.records, query, held.version.epoch)
+        if held is None or (_filtered(query) and _is_damaged(held)):
+            return None
+        return select(held.records, query, held.version.epoch)
 
     def peek(self, session_id: str, count: int) -> tuple[StoredRecord, ...] | None:
         """The newest ``count`` records as level ``cached`` has them, None if it does not.
@@ -324,14 +326,23 @@ class TailCache:
 def _covers(entry: _Entry, query: HistoryQuery) -> bool:
     if len(entry) == entry.version.seq:
         return True
-    filtered = query.start_time or query.end_time or query.record_types is not None or query.model
-    if filtered or query.with_total or query.before is not None:
+    if _filtered(query) or query.with_total or query.before is not None:
         return False
     if query.after is not None:
         epoch, seq = parse_cursor(query.after)
         missing = entry.version.seq - len(entry)
         return not query.newest and epoch == entry.version.epoch and seq >= missing
     return query.newest and query.offset + query.limit < len(entry)
+
+
+def _filtered(query: HistoryQuery) -> bool:
+    times = query.start_time is not None or query.end_time is not None
+    return times or query.record_types is not None or query.model is not None
+
+
+def _is_damaged(tail: Tail) -> bool:
+    # What a damaged record was only the store may still know.
+    return any(isinstance(record, CorruptRecord) for record in tail.records)
 
 
 _shared: weakref.WeakKeyDictionary[Storage, TailCache] = weakref.WeakKeyDictionary()

@@ -7,7 +7,16 @@ from pathlib import Path
 import apsw
 import pytest
 
-from asynchistory import AsyncHistoryManager, Checkpoint, SQLiteStorage, TailCache
+from asynchistory import (
+    AsyncHistoryManager,
+    Checkpoint,
+    CorruptRecord,
+    HistoryQuery,
+    Level,
+    Message,
+    SQLiteStorage,
+    TailCache,
+)
 from tests.contract.calling import call, result
 from tests.contract.chats import say
 
@@ -61,3 +70,23 @@ async def test_a_damaged_message_asks_for_no_tools(tmp_path: Path) -> None:
         damage(path, 1)
 
         assert len(await history.pending_tool_calls("chat")) == 1
+
+
+@pytest.mark.parametrize("level", ["validated", "fresh"])
+async def test_a_filter_finds_a_damaged_record_whatever_the_level(
+    tmp_path: Path, level: Level
+) -> None:
+    path = tmp_path / "x.db"
+    async with AsyncHistoryManager(SQLiteStorage(path), TailCache(), level=level) as history:
+        await history.append("chat", say("1"), say("2"))
+        damage(path, 1)
+        await history.last("chat")
+
+        messages = await history.query_history(HistoryQuery("chat", record_types=("message",)))
+        costs = await history.query_history(HistoryQuery("chat", record_types=("cost",)))
+
+        assert [(type(record), record.seq) for record in messages] == [
+            (CorruptRecord, 1),
+            (Message, 2),
+        ]
+        assert list(costs) == []
