@@ -108,16 +108,18 @@ class Waits(ABC):
     """The waits of one run's tasks.
 
     They give way to the threads that they depend on, if the run starves those.
-    A loop that burns the processor in slices of about a millisecond lets go of
-    the interpreter between them, but takes it back before a thread that waits
-    for it has woken up: one write was seen to take 10 seconds. So where a wait
-    goes on and the loop is late, the loop itself waits a moment for the thread.
+    A loop that burns the processor in short slices lets go of the interpreter
+    between them, but takes it back before a thread that waits for it has woken
+    up: one write was seen to take 10 seconds. So where a wait goes on and the
+    loop is busy, the loop itself waits a moment for the thread.
     """
 
     #: Seconds after which a wait is looked at, and at most given away each time.
     PATIENCE: float = 0.005
     #: Seconds by which a loop is late that is busy.
     LATE: float = 0.0005
+    #: The share of the time that a loop computes which is busy, however short its slices are.
+    BUSY: float = 0.8
 
     def __init__(self, run: Any) -> None:
         self.run: Callable[[], Any] = weakref.ref(run)
@@ -125,6 +127,7 @@ class Waits(ABC):
         self._armed = False
         self._gate: threading.Lock | None = None
         self._posts = self._seen = 0
+        self._due = self._computed = 0.0
 
     @abstractmethod
     async def wait(self, waiter: Waiter, withdraw: Callable[[*Ts], bool], args: tuple[*Ts]) -> None:
@@ -147,6 +150,7 @@ class Waits(ABC):
         self.pending += 1
         if not self._armed:
             self._armed = True
+            self.arm()
             self.watch()
 
     def posted(self) -> None:
@@ -156,18 +160,26 @@ class Waits(ABC):
         if gate is not None:
             gate.release()
 
-    def look(self, due: float) -> bool:
-        """Give way if that is called for; False when there is nothing left to wait for.
+    def arm(self) -> None:
+        """The next look is due after :attr:`PATIENCE`, from now on."""
+        self._due = time.monotonic() + self.PATIENCE
+        self._computed = time.thread_time()
 
-        ``due`` is when this was to be called, on the monotonic clock.
-        """
+    def look(self) -> bool:
+        """Give way if that is called for; False when there is nothing left to wait for."""
         if not self.pending:
             self._armed = False
             return False
-        if self._posts == self._seen and time.monotonic() - due > self.LATE:
+        if self._posts == self._seen and self._busy():
             self._give_way()
         self._seen = self._posts
+        self.arm()
         return True
+
+    def _busy(self) -> bool:
+        if time.monotonic() - self._due > self.LATE:
+            return True
+        return time.thread_time() - self._computed > self.BUSY * self.PATIENCE
 
     def _give_way(self) -> None:
         gate = threading.Lock()
@@ -265,13 +277,11 @@ class _AsyncioWaits(Waits):
             loop.call_soon_threadsafe(_wake_asyncio, waiters)
 
     def watch(self) -> None:
-        loop, due = self.run(), time.monotonic() + self.PATIENCE
-
         def look() -> None:
-            if self.look(due):
+            if self.look():
                 self.watch()
 
-        loop.call_later(self.PATIENCE, look)
+        self.run().call_later(self.PATIENCE, look)
 
 
 def _wake_asyncio(waiters: list[Waiter]) -> None:
@@ -316,9 +326,8 @@ class _TrioWaits(Waits):
 
         looking = True
         while looking:
-            due = time.monotonic() + self.PATIENCE
             await trio.sleep(self.PATIENCE)
-            looking = self.look(due)
+            looking = self.look()
 
 
 def _wake_trio(waiters: list[Waiter]) -> None:

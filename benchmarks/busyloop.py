@@ -4,7 +4,7 @@
     python -m benchmarks.busyloop --json     one JSON object
     python -m benchmarks.busyloop --quick    a few seconds
 
-Four tasks spin: each computes for 1 ms in pure Python, lets the others go, and
+Four tasks spin: each computes for 1 ms (``--slice``) in pure Python, lets the others go, and
 does it again. One more task appends a message of ~500 bytes (WAL,
 synchronous=FULL), awaits it, and appends the next. A library that commits in a
 thread needs the interpreter's lock there several times an append, and each time
@@ -60,9 +60,10 @@ COLUMNS = {
 class Result:
     """What one contender's appends took on the busy loop, in seconds."""
 
-    def __init__(self, contender: Contender, limit: float) -> None:
+    def __init__(self, contender: Contender, limit: float, slice_: float) -> None:
         self.contender = contender
         self.limit = limit
+        self.slice = slice_
         self.failure = missing(contender.check)
         self.latencies: list[float] = []
         self.cut: list[float] = []
@@ -86,7 +87,7 @@ class Result:
 
     async def _spin(self, end: float) -> None:
         while (now := time.perf_counter()) < end:
-            while time.perf_counter() < now + SLICE:
+            while time.perf_counter() < now + self.slice:
                 pass
             self.slices += 1
             await anyio.lowlevel.checkpoint()
@@ -125,16 +126,18 @@ class Result:
             "mean_ms": round(statistics.mean(bounds) * 1000, 3) if bounds else None,
             "most_ms": milliseconds(bounds, 1.0),
             "cut_ms": [round(cut * 1000, 1) for cut in self.cut],
-            "busy": round(self.slices * SLICE / self.seconds, 3) if self.seconds else None,
+            "busy": round(self.slices * self.slice / self.seconds, 3) if self.seconds else None,
             "product": self.contender.product,
             "note": self.note(),
         }
 
 
-def measure(rounds: int, ours: float, peers: float, folder: str | None) -> list[Result]:
+def measure(
+    rounds: int, ours: float, peers: float, slice_: float, folder: str | None
+) -> list[Result]:
     mine = [contender for contender in contenders() if contender.name == OURS]
-    results = [Result(contender, ours) for contender in mine]
-    results += [Result(contender, peers) for contender in (AIOSQLITE, OPENAI)]
+    results = [Result(contender, ours, slice_) for contender in mine]
+    results += [Result(contender, peers, slice_) for contender in (AIOSQLITE, OPENAI)]
     for _ in range(rounds):
         for result in results:
             if result.failure is None:
@@ -157,6 +160,7 @@ def figures(results: list[Result]) -> dict[str, float]:
 def main(arguments: list[str] | None = None) -> int:
     parser = options("busyloop", __doc__)
     parser.add_argument("--rounds", type=times, metavar="N", help="default: 2")
+    parser.add_argument("--slice", type=positive, metavar="S", help=f"seconds, default: {SLICE}")
     parser.add_argument("--seconds", type=positive, help="of ours, each loop and round: 15")
     parser.add_argument("--peer-seconds", type=positive, help="of each peer and round: 30")
     chosen = parser.parse_args(arguments)
@@ -164,7 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
     ours = chosen.seconds or (2.0 if chosen.quick else 15.0)
     peers = chosen.peer_seconds or (2.0 if chosen.quick else 30.0)
     start = time.perf_counter()
-    results = measure(rounds, ours, peers, chosen.folder)
+    results = measure(rounds, ours, peers, chosen.slice or SLICE, chosen.folder)
     rows = [result.row() for result in results]
     if chosen.json:
         print(as_json("busyloop", figures(results), rows))

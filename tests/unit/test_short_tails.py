@@ -75,19 +75,30 @@ async def test_what_a_fork_shares_is_read_by_a_thread(storage: SQLiteStorage) ->
     assert started(storage) == 1
 
 
-async def test_after_a_slow_one_the_next_go_to_threads(
+async def test_after_slow_ones_the_next_go_to_threads(
     storage: SQLiteStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = readers.QUICK
     monkeypatch.setattr(readers, "QUICK", 0)
     assert await texts(storage, 2) == ["6", "7"]
     assert started(storage) == 1
-    monkeypatch.setattr(readers, "QUICK", quick)
     found = readers_of(storage)
-    assert found._reticence == readers.RETICENCE
-    for _ in range(readers.RETICENCE):
-        assert found.glimpse(reads.SHORT_TAIL, ("chat", 2)) is None
-    assert len(found.glimpse(reads.SHORT_TAIL, ("chat", 2)) or ()) == 3
+
+    def untried(after: float) -> int:
+        """How many are not tried, until one is that takes no longer than ``after``."""
+        monkeypatch.setattr(readers, "QUICK", after)
+        number = 0
+        while found._reticence:
+            assert found.glimpse(reads.SHORT_TAIL, ("chat", 2)) is None
+            number += 1
+        rows = found.glimpse(reads.SHORT_TAIL, ("chat", 2))
+        assert (rows is None) == (after == 0)
+        return number
+
+    assert [untried(0) for _ in range(9)] == [1, 2, 4, 8, 16, 32, 64, 128, 128]
+    assert [untried(quick) for _ in range(2)] == [128, 0]
+    untried(0)  # and after a quick one it begins anew
+    assert untried(0) == 1
 
 
 async def test_it_does_not_wait_while_another_thread_looks(storage: SQLiteStorage) -> None:

@@ -25,8 +25,8 @@ T = TypeVar("T")
 READERS = 4
 #: Seconds that a short query may keep the caller's event loop waiting.
 QUICK = 0.0005
-#: Queries that are left to the threads after one that took longer.
-RETICENCE = 100
+#: Queries that are left to the threads after several in a row that took longer, at most.
+RETICENCE = 128
 
 
 class _Job(Waiter):
@@ -100,7 +100,8 @@ class Readers:
         self._known: tuple[int, int] | None = None
         self._glance: apsw.Connection | None = None
         self._glance_present: Presence
-        self._reticence = 0
+        self._reticence = 0  # queries that are to be left to the threads
+        self._slow = 0  # how many that would be once more
 
     def open(self) -> None:
         """Open what is used in the callers' threads; the file exists now."""
@@ -163,8 +164,10 @@ class Readers:
             for row in self._glance.execute(sql, bindings):
                 found.append(row)
                 if time.perf_counter() > deadline:
-                    self._reticence = RETICENCE
+                    self._reticence = self._slow = min(max(1, 2 * self._slow), RETICENCE)
                     return None
+            if deadline < inf:
+                self._slow = 0
             return found
         except (apsw.BusyError, apsw.LockedError):
             return None
@@ -176,8 +179,9 @@ class Readers:
     def glimpse(self, sql: str, bindings: tuple[object, ...]) -> list[Any] | None:
         """A short query in the caller's own thread, given up once it takes :data:`QUICK`.
 
-        After that the next ones are not tried: what they read is likely not to be in memory
-        either. None means that it was not answered; a reader thread can.
+        After that the next one is not tried, and after several in a row twice as many each time:
+        what they read is likely not to be in memory either. None means that it was not answered;
+        a reader thread can.
         """
         if self._reticence:
             self._reticence -= 1
