@@ -14,7 +14,9 @@ BOTH_WAYS = pytest.mark.parametrize("streamed", [False, True], ids=["plain", "st
 
 
 async def connect(url: str, **options: Any) -> LLMClient:
-    return await LLMFactory().get("openai", "m", **{"base_url": url, "api_key": KEY, **options})
+    """A client that does not try again, unless it is told to."""
+    options = {"base_url": url, "api_key": KEY, "max_retries": 0, **options}
+    return await LLMFactory().get("openai", "m", **options)
 
 
 async def ask(

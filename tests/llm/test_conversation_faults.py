@@ -12,6 +12,7 @@ from asynchistory import (
     LLMAuthenticationError,
     LLMConnectionError,
     LLMError,
+    LLMQuotaError,
     LLMRateLimitError,
     LLMRequestError,
     LLMResponseError,
@@ -36,7 +37,7 @@ FAULTS: dict[str, tuple[Callable[[], Fault], type[LLMError]]] = {
     "401": (Fault.unauthorized, LLMAuthenticationError),
     "404": (lambda: Fault.status(404), LLMRequestError),
     "429": (Fault.rate_limited, LLMRateLimitError),
-    "quota": (Fault.quota_exhausted, LLMRateLimitError),
+    "quota": (Fault.quota_exhausted, LLMQuotaError),
     "500": (Fault.server_error, LLMServerError),
     "malformed": (lambda: Fault.malformed(after=5, reply=HALF), LLMResponseError),
     "cut": (lambda: Fault.cut(after=7, reply=HALF), LLMResponseError),
@@ -54,7 +55,7 @@ async def test_a_fault_in_the_middle_leaves_a_history_to_go_on_from(name: str, b
     with LoopbackLLM(script) as server:
         async with (
             open_history("memory://") as history,
-            talk_to(server, history, weather, double) as conversation,
+            talk_to(server, history, weather, double, options={"max_retries": 0}) as conversation,
         ):
             with pytest.raises(LLMError) as caught:
                 await turn(conversation)

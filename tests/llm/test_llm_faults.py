@@ -20,6 +20,7 @@ from asynchistory import (
     LLMConnectionError,
     LLMError,
     LLMFactory,
+    LLMQuotaError,
     LLMRateLimitError,
     LLMRequestError,
     LLMResponseError,
@@ -66,7 +67,7 @@ CASES: dict[str, Case] = {
     "400 that quotes": Case(told(400), LLMRequestError, 400),
     "413": Case(told(413), LLMRequestError, 413),
     "429": Case(lambda: Fault.rate_limited(7), LLMRateLimitError, 429, retry_after=7),
-    "quota": Case(Fault.quota_exhausted, LLMRateLimitError, 429),
+    "quota": Case(Fault.quota_exhausted, LLMQuotaError, 429),
     "500": Case(Fault.server_error, LLMServerError, 500),
     "503": Case(Fault.unavailable, LLMServerError, 503),
     "malformed": Case(lambda: Fault.malformed(reply=HALF), LLMResponseError, 200),
@@ -78,7 +79,8 @@ every_case = pytest.mark.parametrize("name", sorted(CASES))
 
 
 async def connect(url: str, **options: Any) -> LLMClient:
-    return await LLMFactory().get("openai", "m", base_url=url, api_key=KEY, **options)
+    options = {"base_url": url, "api_key": KEY, "max_retries": 0, **options}
+    return await LLMFactory().get("openai", "m", **options)
 
 
 async def ask(client: LLMClient, streamed: bool) -> Completion:
