@@ -69,8 +69,8 @@ class Assembler(ABC):
         done: whether the last event was there.
     """
 
-    begun = False
-    done = False
+    begun: bool = False
+    done: bool = False
 
     @abstractmethod
     def take(self, event: bytes) -> list[TextDelta | ReasoningDelta]:
@@ -90,7 +90,7 @@ class ErrorEvent(Exception):
 
     def __init__(self, error: Any) -> None:
         super().__init__("an error came in the stream")
-        self.body = {"error": error}
+        self.body: dict[str, Any] = {"error": error}
 
 
 class _Call(NamedTuple):

@@ -54,6 +54,11 @@ def asked(**options: Any) -> dict[str, Any]:
     return {"model": "m", "max_tokens": 100, "messages": HI, **options}
 
 
+def collect(stream: Any, events: list[Any]) -> None:
+    for event in stream:
+        events.append(event)
+
+
 def ask(client: Any, **options: Any) -> Any:
     return client.messages.create(**asked(**options))
 
@@ -187,7 +192,10 @@ def test_the_async_client_streamed() -> None:
 
 # -- what is refused
 
-CALL = {"role": "assistant", "content": [{"type": "tool_use", "id": "c1", "name": "f", "input": {}}]}
+CALL = {
+    "role": "assistant",
+    "content": [{"type": "tool_use", "id": "c1", "name": "f", "input": {}}],
+}
 RESULT = {"type": "tool_result", "tool_use_id": "c1", "content": "-3"}
 
 
@@ -279,7 +287,10 @@ def test_requests_that_are_no_request() -> None:
 
     assert [answer.status_code for answer in answers] == [400, 400, 404, 405]
     said = [answer.json()["error"]["message"] for answer in answers]
-    assert said[:2] == ["The request body is not valid JSON", "anthropic-version: header is required"]
+    assert said[:2] == [
+        "The request body is not valid JSON",
+        "anthropic-version: header is required",
+    ]
     assert answers[2].json()["error"]["type"] == "not_found_error"
     assert {answer.json()["type"] for answer in answers} == {"error"}
 
@@ -399,8 +410,7 @@ def test_a_stream_that_goes_wrong(
     with LoopbackLLM(fault(after=after, reply=Reply("four", chunk_size=2))) as llm:
         stream = ask(connect(llm), stream=True)
         with pytest.raises(error) as caught:
-            for event in stream:
-                events.append(event)
+            collect(stream, events)
 
     whole = 7  # the ping is not handed out
     assert len(events) == (after if after < 2 else whole - 1)
