@@ -11,6 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
+from copy import copy
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -93,6 +94,13 @@ class ErrorEvent(Exception):
         self.body: dict[str, Any] = {"error": error}
 
 
+class _Payload(bytes):
+    """A request's body, of which a traceback that shows variables shows the size alone."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes>"
+
+
 class _Call(NamedTuple):
     """A request that is being answered."""
 
@@ -123,7 +131,7 @@ class HTTPClient(LLMClient):
         pause: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self.key = key
-        self._options = dict(options or {})
+        self._options = copy(options or {})
         self._max_retries = self._own_option("max_retries", MAX_RETRIES, least=0)
         self._configure()
         self._url = self._address()
@@ -165,14 +173,14 @@ class HTTPClient(LLMClient):
     async def stream(self, request: ChatRequest) -> AsyncGenerator[AsyncIterator[ClientEvent]]:
         """See :class:`LLMClient`."""
         async with (
-            self._send(self._body(request, streamed=True)) as call,
+            self._send(self._payload(request, streamed=True)) as call,
             aclosing(self._events(call)) as events,
         ):
             yield events
 
     async def complete(self, request: ChatRequest) -> Completion:
         """See :class:`LLMClient`."""
-        async with self._send(self._body(request, streamed=False)) as call:
+        async with self._send(self._payload(request, streamed=False)) as call:
             with problem(self.key.provider, call.response):
                 data = msgspec.json.decode(await call.response.aread(), type=dict[str, Any])
                 return self._completion(call, self._answer(data))
@@ -194,10 +202,12 @@ class HTTPClient(LLMClient):
 
     # -- sending
 
+    def _payload(self, request: ChatRequest, *, streamed: bool) -> _Payload:
+        return _Payload(msgspec.json.encode(self._body(request, streamed=streamed)))
+
     @asynccontextmanager
-    async def _send(self, body: dict[str, Any]) -> AsyncGenerator[_Call]:
+    async def _send(self, content: _Payload) -> AsyncGenerator[_Call]:
         # What the block raises is the caller's own: only the steps here are looked at.
-        content = msgspec.json.encode(body)
         start = time.perf_counter()
         call = await self._until_answered(content, start)
         try:
@@ -205,7 +215,7 @@ class HTTPClient(LLMClient):
         finally:
             await call.response.aclose()
 
-    async def _until_answered(self, content: bytes, start: float) -> _Call:
+    async def _until_answered(self, content: _Payload, start: float) -> _Call:
         for attempt in count(1):
             try:
                 return _Call(await self._try(content), start, attempt)
@@ -217,9 +227,9 @@ class HTTPClient(LLMClient):
             await self._pause(wait)
         raise AssertionError  # pragma: no cover - count() has no end
 
-    async def _try(self, content: bytes) -> Response:
+    async def _try(self, content: _Payload) -> Response:
         with problem(self.key.provider):
-            response = await self._http.send(self._request(content), stream=True)
+            response = await self._http.send(await self._request(content), stream=True)
         if response.status_code == 200:
             return response
         try:
@@ -229,15 +239,18 @@ class HTTPClient(LLMClient):
             await response.aclose()
         raise refusal(self.key.provider, response, answer)
 
-    def _request(self, content: bytes) -> Request:
+    async def _request(self, content: _Payload) -> Request:
+        headers = {"content-type": "application/json", **self._headers(await self._secret())}
+        return post(self._http, self._url, content, headers)
+
+    async def _secret(self) -> str | None:
         secret = (self._api_key() or "").strip() or None
         if secret is not None and not (secret.isascii() and secret.isprintable()):
             raise LLMAuthenticationError(
                 "the API key has characters that no header can carry; set it again",
                 provider=self.key.provider,
             )
-        headers = {"content-type": "application/json", **self._headers(secret)}
-        return post(self._http, self._url, content, headers)
+        return secret
 
     # -- reading a stream
 
