@@ -197,6 +197,6 @@ def _input(call: CallTool) -> dict[str, Any]:
     """A call's arguments in one piece, where they cannot be broken JSON as in a stream."""
     try:
         arguments = json.loads(call.arguments_text)
-    except ValueError:
+    except (ValueError, RecursionError):
         arguments = None
     return arguments if isinstance(arguments, dict) else {"INVALID_JSON": call.arguments_text}
