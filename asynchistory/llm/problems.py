@@ -113,9 +113,10 @@ def refusal(provider: str, response: Response, body: bytes | dict[str, Any]) -> 
         status = next((_STATUS[code] for code in codes if code in _STATUS), status)
     spent = status == 402 or any(map(_SPENT.fullmatch, codes))
     kind, advice = _SPENT_KIND if spent else _kind(status)
+    how = f"answered {status}" if response.status_code != 200 else "broke off its answer"
     code = f" ({codes[0]})" if codes else ""
     return kind(
-        f"{provider} answered {response.status_code}{code}; {advice}",
+        f"{provider} {how}{code}; {advice}",
         **facts(provider, response),
         retry_after=retry_after(response.headers),
         limits=rate_limits(response.headers),
