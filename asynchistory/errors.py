@@ -33,11 +33,13 @@ of a message and never a secret.
     ├── LLMError                         a model could not be reached, or did not answer well
     │   ├── ClientCreationError          an LLM instance could not be made
     │   ├── LLMConnectionError           the server could not be reached, or hung up
-    │   ├── LLMTimeoutError              it did not answer in time
+    │   ├── LLMTimeoutError              it did not answer in time (or says so: 408, 504)
     │   ├── LLMAuthenticationError       it does not accept the key (401, 403)
-    │   ├── LLMRateLimitError            too many requests, or no credit left (429)
+    │   ├── LLMRateLimitError            too many requests (429)
+    │   │   └── LLMQuotaError            no credit left, or a limit of spending reached (429, 402)
     │   ├── LLMRequestError              it does not accept the request (other 4xx)
     │   ├── LLMServerError               it failed (5xx)
+    │   │   └── LLMOverloadedError       it has too much to do (529)
     │   └── LLMResponseError             its answer is malformed or cut off
     └── LifecycleError (RuntimeError)    used at the wrong time or place
         ├── NotOpenError                 used outside ``async with``
@@ -47,6 +49,8 @@ of a message and never a secret.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 
 class AsyncHistoryError(Exception):
@@ -283,6 +287,36 @@ class OutcomeUnknownError(StorageError):
         self.idempotency_key = idempotency_key
 
 
+class RateLimit(NamedTuple):
+    """One limit of a provider, as it stood at an answer.
+
+    Attributes:
+        limit: how much there is at most, None if the provider does not say.
+        remaining: how much of it is left.
+        resets_in: seconds until all of it is there again.
+    """
+
+    limit: int | None = None
+    remaining: int | None = None
+    resets_in: float | None = None
+
+
+class RateLimits(NamedTuple):
+    """The limits that an answer tells of; None are those that it does not.
+
+    Attributes:
+        requests: of requests.
+        tokens: of tokens, in and out together.
+        input_tokens: of tokens in.
+        output_tokens: of tokens out.
+    """
+
+    requests: RateLimit | None = None
+    tokens: RateLimit | None = None
+    input_tokens: RateLimit | None = None
+    output_tokens: RateLimit | None = None
+
+
 class LLMError(AsyncHistoryError):
     """A model could not be reached, or did not answer well.
 
@@ -291,6 +325,9 @@ class LLMError(AsyncHistoryError):
         status: the HTTP status, None if there was no answer.
         request_id: the provider's id of the request, for its support.
         retry_after: seconds that the provider asks to wait, None if it does not say.
+        limits: what the answer says of the rate limits, None if nothing.
+        retryable: whether the same request may work when it is sent again.
+        attempts: how often it was sent.
     """
 
     def __init__(
@@ -301,12 +338,17 @@ class LLMError(AsyncHistoryError):
         status: int | None = None,
         request_id: str | None = None,
         retry_after: float | None = None,
+        limits: RateLimits | None = None,
+        retryable: bool = False,
     ) -> None:
         super().__init__(message)
         self.provider = provider
         self.status = status
         self.request_id = request_id
         self.retry_after = retry_after
+        self.limits = limits
+        self.retryable = retryable
+        self.attempts = 1
 
 
 class ClientCreationError(LLMError):
@@ -318,7 +360,7 @@ class LLMConnectionError(LLMError):
 
 
 class LLMTimeoutError(LLMError):
-    """The server did not answer in time."""
+    """The server did not answer in time, or says that it could not (408, 504)."""
 
 
 class LLMAuthenticationError(LLMError):
@@ -329,12 +371,20 @@ class LLMRateLimitError(LLMError):
     """Too many requests, or no credit left (429)."""
 
 
+class LLMQuotaError(LLMRateLimitError):
+    """No credit is left, or a limit of spending is reached (429, 402). Waiting does not help."""
+
+
 class LLMRequestError(LLMError):
     """The server does not accept the request (400, 404, 413, 422, ...)."""
 
 
 class LLMServerError(LLMError):
     """The server failed (5xx)."""
+
+
+class LLMOverloadedError(LLMServerError):
+    """The server has too much to do at the moment (529)."""
 
 
 class LLMResponseError(LLMError):

@@ -265,7 +265,11 @@ class Turn:
             provider=key.provider,
             model=key.model,
             finish_reason="error",
-            metadata={"error": type(error).__name__, "status": error.status},
+            metadata={
+                "error": type(error).__name__,
+                "status": error.status,
+                **_retried(error),
+            },
         )
 
     async def _record_answer(self, request_id: str, completion: Completion) -> None:
@@ -285,7 +289,11 @@ class Turn:
                 usage=completion.usage,
                 response_time=completion.response_time,
                 time_to_first_token=completion.time_to_first_token,
-                metadata={"model": completion.model, "request_id": completion.request_id},
+                metadata={
+                    "model": completion.model,
+                    "request_id": completion.request_id,
+                    **_retried(completion),
+                },
             ),
         ]
         usage = completion.usage
@@ -330,6 +338,11 @@ class Turn:
                 await self._append(message, record)
                 [result] = message.tool_results
                 await self._send.send(ToolResultEvent(run.call, result))
+
+
+def _retried(outcome: Completion | LLMError) -> dict[str, JSON]:
+    """How often a request was sent, where that was more than once."""
+    return {"attempts": outcome.attempts} if outcome.attempts > 1 else {}
 
 
 def _describe(error: Exception) -> str:

@@ -23,15 +23,15 @@ _MODELS = {"scripted": "scripted"}
 @click.option("-m", "--model", metavar="NAME", help="The model's name, as its server knows it.")
 @click.option(
     "--provider",
-    type=click.Choice(["openai", "scripted"]),
+    type=click.Choice(["openai", "anthropic", "scripted"]),
     default="openai",
     show_default=True,
-    help="openai is all that speaks its format; scripted repeats what you say, offline.",
+    help="openai and anthropic are all that speak their formats; scripted repeats what you say.",
 )
 @click.option(
     "--base-url",
     metavar="URL",
-    help="The server, such as http://localhost:11434/v1; OpenAI's if left out.",
+    help="The server, such as http://localhost:11434/v1; the provider's own if left out.",
 )
 @click.option("--session", "name", metavar="ID|last", help="Go on with this conversation.")
 @click.option("--system", "prompt", metavar="PROMPT", help="The system prompt of a new one.")
@@ -59,7 +59,8 @@ def command(
 
     With a MESSAGE, or one on standard input, there is one answer. On a
     terminal the conversation goes on: Ctrl-C stops an answer, Ctrl-D ends.
-    The key of the server is OPENAI_API_KEY of the environment.
+    The key of the server is OPENAI_API_KEY or ANTHROPIC_API_KEY of the
+    environment.
 
     With --json: the events as they come, one object a line.
     """
@@ -101,9 +102,10 @@ def _check_key(provider: str, base_url: str | None) -> None:
     from asynchistory import environment
 
     elsewhere = base_url or environment.base_url(provider)
-    if provider == "openai" and not elsewhere and not environment.api_key(provider):
+    if provider != "scripted" and not elsewhere and not environment.api_key(provider):
         raise click.ClickException(
-            "there is no API key; set OPENAI_API_KEY, or name another server with --base-url"
+            f"there is no API key; set {provider.upper()}_API_KEY, or name another server with "
+            "--base-url"
         )
 
 

@@ -24,6 +24,16 @@ HTTPError = httpx.HTTPError
 Request = httpx.Request
 Response = httpx.Response
 TimeoutException = httpx.TimeoutException
+#: Nothing was answered, so the request may be sent again. Not after waiting in vain for
+#: an answer (ReadTimeout): the model may be at work on it still, and that is paid for.
+UNANSWERED = (
+    httpx.NetworkError,
+    httpx.ProxyError,
+    httpx.RemoteProtocolError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.WriteTimeout,
+)
 
 #: Answers take long, so many are under way at once; httpx's own 100 would queue them.
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=100)

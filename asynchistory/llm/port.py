@@ -40,6 +40,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
         request_id: the provider's id of the request.
         response_time: seconds from the request to the end of the answer.
         time_to_first_token: seconds to its first piece; None if it was not streamed.
+        attempts: how often the request was sent until it was answered.
     """
 
     message: Message
@@ -49,6 +50,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str | None = None
     response_time: float
     time_to_first_token: float | None = None
+    attempts: int = 1
 
 
 class TextDelta(msgspec.Struct, frozen=True):

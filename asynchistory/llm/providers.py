@@ -45,13 +45,25 @@ def _openai(config: ClientConfig) -> LLMClient:
     )
 
 
+def _anthropic(config: ClientConfig) -> LLMClient:
+    from asynchistory.llm.anthropic import AnthropicClient
+
+    return AnthropicClient(
+        config.key, api_key=config.api_key, timeout=config.timeout, options=config.options
+    )
+
+
 def _scripted(config: ClientConfig) -> LLMClient:
     from asynchistory.llm.scripted import ScriptedClient
 
     return ScriptedClient(config.key)
 
 
-_builds: dict[str, Build] = {"openai": _openai, "scripted": _scripted}
+_builds: dict[str, Build] = {
+    "anthropic": _anthropic,
+    "openai": _openai,
+    "scripted": _scripted,
+}
 
 
 def register_provider(name: str, build: Build) -> None:

@@ -7,7 +7,8 @@
     with LoopbackLLM(Reply("Hello!")) as llm:
         client = OpenAI(base_url=llm.url, api_key="any")
 
-The server speaks OpenAI's chat completions over real HTTP. It needs uvicorn:
+The server speaks OpenAI's chat completions and Anthropic's messages over real HTTP. It
+needs uvicorn:
 ``pip install 'asynchistory[demo]'``. Importing this package loads none of it.
 """
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from asynchistory.testing.llm_server import (
         LoopbackLLM as LoopbackLLM,
     )
-    from asynchistory.testing.openai_app import (
-        OpenAIApp as OpenAIApp,
+    from asynchistory.testing.loopback_app import (
+        LoopbackApp as LoopbackApp,
         ReceivedRequest as ReceivedRequest,
     )
     from asynchistory.testing.replies import (
@@ -39,9 +40,9 @@ _HOMES = {
     "CallTool": "replies",
     "Fault": "replies",
     "Gate": "signals",
+    "LoopbackApp": "loopback_app",
     "LoopbackLLM": "llm_server",
-    "OpenAIApp": "openai_app",
-    "ReceivedRequest": "openai_app",
+    "ReceivedRequest": "loopback_app",
     "Reply": "replies",
     "Script": "replies",
     "Signal": "signals",

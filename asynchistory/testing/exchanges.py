@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import anyio
 import anyio.lowlevel
 
-from asynchistory.testing.openai_wire import DONE, Completion, error_body, to_json
 from asynchistory.testing.replies import ErrorAnswer, Fault, Reply
+from asynchistory.testing.wire import Format, to_json
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Event: TypeAlias = MutableMapping[str, Any]
@@ -19,7 +19,6 @@ Send: TypeAlias = Callable[[Event], Awaitable[None]]
 #: An ASGI extension of our server: a function that closes the connection behind what was sent.
 HANG_UP = "asynchistory.hang_up"
 _EVENT_STREAM = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
-_NOT_JSON = b'{"id": "chatcmpl-'
 #: How many bytes more ``content-length`` promises than there are.
 _MISSING = 100
 
@@ -29,12 +28,14 @@ class Exchange:
 
     Args:
         number: of the request on this server, from 1.
+        wire: the provider's format.
         scope: ASGI's.
         send: ASGI's.
     """
 
-    def __init__(self, number: int, scope: Scope, send: Send) -> None:
+    def __init__(self, number: int, wire: Format, scope: Scope, send: Send) -> None:
         self.number = number
+        self._wire = wire
         self._scope = scope
         self._send = send
 
@@ -45,8 +46,8 @@ class Exchange:
         await self._write(body, more=False)
 
     async def answer_error(self, answer: ErrorAnswer) -> None:
-        """Answer with an error in OpenAI's shape."""
-        body = to_json(error_body(answer))
+        """Answer with an error in the provider's shape."""
+        body = to_json(self._wire.error_body(self.number, answer))
         headers = {"content-length": str(len(body)), **answer.headers}
         await self._start(answer.status, headers)
         await self._write(body, more=False)
@@ -61,22 +62,22 @@ class Exchange:
         else:
             reply = fault.reply if fault else answer
             assert isinstance(reply, Reply), "an answer is a Reply or a Fault"
-            completion = Completion(self.number, request, reply)
             play = self._stream if request.get("stream") else self._whole
-            await play(completion, fault)
+            await play(request, reply, fault)
 
     # -- in one piece
 
-    async def _whole(self, completion: Completion, fault: Fault | None) -> None:
-        if completion.reply.gate is not None:
-            await completion.reply.gate.go_through()
-        body = to_json(completion.body())
+    async def _whole(self, request: Mapping[str, Any], reply: Reply, fault: Fault | None) -> None:
+        if reply.gate is not None:
+            await reply.gate.go_through()
+        body = to_json(self._wire.body(self.number, request, reply))
         kind = fault.kind if fault else None
         if kind == "error_event" and fault is not None and fault.error is not None:
             await self.answer_error(fault.error)
         elif kind == "malformed":
-            await self._start(200, {"content-length": str(len(_NOT_JSON))})
-            await self._write(_NOT_JSON, more=False)
+            broken = self._wire.broken_body
+            await self._start(200, {"content-length": str(len(broken))})
+            await self._write(broken, more=False)
         elif kind == "cut":
             await self._start(200, {"content-length": str(len(body))})
             await self._write(body[: len(body) // 2])
@@ -91,21 +92,22 @@ class Exchange:
 
     # -- as a stream
 
-    async def _stream(self, completion: Completion, fault: Fault | None) -> None:
-        events = [*completion.events(), DONE]
+    async def _stream(self, request: Mapping[str, Any], reply: Reply, fault: Fault | None) -> None:
+        events = self._wire.events(self.number, request, reply)
+        last = len(events) - 1
         headers = dict(_EVENT_STREAM)
         promised_more = fault is not None and fault.kind == "wrong_length"
         if promised_more:
             headers["content-length"] = str(len(b"".join(events)) + _MISSING)
         await self._start(200, headers)
-        goes_wrong = min(fault.after, len(events) - 1) if fault else None
-        gate_at = min(completion.reply.gate_after, len(events) - 1)
+        goes_wrong = min(fault.after, last) if fault else None
+        gate_at = min(reply.gate_after, last)
         for position, event in enumerate(events):
-            if completion.reply.gate is not None and position == gate_at:
-                await completion.reply.gate.go_through()
+            if reply.gate is not None and position == gate_at:
+                await reply.gate.go_through()
             if position == goes_wrong and fault is not None:
                 await self._go_wrong(fault)
-            await self._write(event, more=event is not DONE or promised_more)
+            await self._write(event, more=position < last or promised_more)
         if promised_more:
             await self._hang_up()
 
@@ -114,9 +116,9 @@ class Exchange:
         if fault.kind == "cut":
             await self._hang_up()
         elif fault.kind == "malformed":
-            await self._write(b"data: " + _NOT_JSON + b"\n\n")
+            await self._write(self._wire.broken_event)
         elif fault.kind == "error_event" and fault.error is not None:
-            await self._write(b"data: " + to_json(error_body(fault.error)) + b"\n\n")
+            await self._write(self._wire.error_event(self.number, fault.error))
 
     # -- what both are made of
 
@@ -133,7 +135,7 @@ class Exchange:
     async def _start(self, status: int, headers: Mapping[str, str]) -> None:
         every = {
             "content-type": "application/json",
-            "x-request-id": f"req_{self.number}",
+            self._wire.request_id: f"req_{self.number}",
             **headers,
         }
         raw = [

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from asynchistory.errors import LifecycleError, NotOpenError
-from asynchistory.testing.openai_app import OpenAIApp, ReceivedRequest
+from asynchistory.testing.loopback_app import LoopbackApp, ReceivedRequest
 
 if TYPE_CHECKING:
     from asynchistory.testing.replies import Script
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class LoopbackLLM:
-    """A server on 127.0.0.1 that speaks OpenAI's chat completions over real HTTP.
+    """A server on 127.0.0.1 that speaks OpenAI's and Anthropic's formats over real HTTP.
 
     Enter it with ``with``; it runs in a thread of its own, so that any number
     of threads and event loops can use it at once. It can be entered anywhere,
@@ -30,7 +30,7 @@ class LoopbackLLM:
     """
 
     def __init__(self, reply: Script | None = None, *, api_key: str | None = None) -> None:
-        self._app = OpenAIApp(reply, api_key=api_key)
+        self._app = LoopbackApp(reply, api_key=api_key)
         self._thread: ServerThread | None = None
 
     @property
@@ -43,6 +43,15 @@ class LoopbackLLM:
         if self._thread is None:
             raise NotOpenError("the server has no address before it is entered: use `with`")
         return f"http://127.0.0.1:{self._thread.port}/v1"
+
+    @property
+    def origin(self) -> str:
+        """The URL without ``/v1``, which Anthropic's own clients add themselves.
+
+        Raises:
+            NotOpenError: the server has not been entered.
+        """
+        return self.url.removesuffix("/v1")
 
     @property
     def requests(self) -> tuple[ReceivedRequest, ...]:

@@ -6,24 +6,13 @@ threads (run-llama/llama_index#10493, BerriAI/litellm#10083, miurla/morphic#136)
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from typing import Any
 
 from asynchistory.testing.replies import ErrorAnswer
+from asynchistory.testing.wire import RefusedError
 
 _ROLES = ("system", "assistant", "user", "function", "tool", "developer")
-
-
-class RefusedError(Exception):
-    """The server answers with an error instead of a completion.
-
-    Attributes:
-        answer: what it answers.
-    """
-
-    def __init__(self, answer: ErrorAnswer) -> None:
-        super().__init__(answer.message)
-        self.answer = answer
 
 
 def refused(message: str, param: str | None = None, code: str | None = None) -> RefusedError:
@@ -31,8 +20,9 @@ def refused(message: str, param: str | None = None, code: str | None = None) -> 
     return RefusedError(ErrorAnswer(400, message, param=param, code=code))
 
 
-def check_key(given: str | None, api_key: str | None) -> None:
+def check_key(headers: Mapping[str, str], api_key: str | None) -> None:
     """Refuse a request without the key, if there is one; the key is never repeated."""
+    given = headers.get("authorization")
     if api_key is None or given == f"Bearer {api_key}":
         return
     if given is None:
@@ -44,14 +34,6 @@ def check_key(given: str | None, api_key: str | None) -> None:
     raise RefusedError(
         ErrorAnswer(401, "Incorrect API key provided.", code="invalid_api_key"),
     )
-
-
-def parse(body: bytes) -> Any:
-    """The body's JSON, None if it is none."""
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
 
 
 def check_request(request: Any) -> None:

@@ -7,56 +7,63 @@ Shapes and order follow OpenAI's API reference ("The chat completion object",
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from asynchistory.testing.openai_checks import check_key, check_request
 from asynchistory.testing.replies import CallTool, ErrorAnswer, Reply
+from asynchistory.testing.wire import Format, argument_pieces, count_tokens, pieces_of, to_json
 
 DONE = b"data: [DONE]\n\n"
+_NOT_JSON = b'{"id": "chatcmpl-'
 
 
-def to_json(value: Any) -> bytes:
-    """Compact JSON in UTF-8."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "surrogatepass")
+class OpenAIFormat(Format):
+    """OpenAI's chat completions."""
 
+    request_id = "x-request-id"
+    broken_body = _NOT_JSON
+    broken_event = b"data: " + _NOT_JSON + b"\n\n"
 
-def error_body(answer: ErrorAnswer) -> dict[str, Any]:
-    """An error in OpenAI's shape."""
-    return {
-        "error": {
-            "message": answer.message,
-            "type": answer.type,
-            "param": answer.param,
-            "code": answer.code,
-        }
-    }
+    def check_key(self, headers: Mapping[str, str], api_key: str | None) -> None:
+        """See :class:`Format`."""
+        check_key(headers, api_key)
 
+    def check_request(self, request: Any, headers: Mapping[str, str]) -> None:
+        """See :class:`Format`."""
+        check_request(request)
 
-def models() -> dict[str, Any]:
-    """What ``GET /v1/models`` answers: one model, though every name is accepted."""
-    model = {"id": "loopback", "object": "model", "created": 0, "owned_by": "asynchistory"}
-    return {"object": "list", "data": [model]}
+    def body(self, number: int, request: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
+        """See :class:`Format`."""
+        return Completion(number, request, reply).body()
 
+    def events(self, number: int, request: Mapping[str, Any], reply: Reply) -> list[bytes]:
+        """See :class:`Format`."""
+        return [*Completion(number, request, reply).events(), DONE]
 
-def _tokens(number_of_bytes: int) -> int:
-    return math.ceil(number_of_bytes / 4)
+    def error_body(self, number: int, answer: ErrorAnswer) -> dict[str, Any]:
+        """See :class:`Format`."""
+        names = ("message", "type", "param", "code")
+        return {"error": {name: getattr(answer, name) for name in names}}
 
+    def error_event(self, number: int, answer: ErrorAnswer) -> bytes:
+        """See :class:`Format`."""
+        return b"data: " + to_json(self.error_body(number, answer)) + b"\n\n"
 
-def _size(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass"))
+    def models(self) -> dict[str, Any]:
+        """See :class:`Format`."""
+        model = {"id": "loopback", "object": "model", "created": 0, "owned_by": "asynchistory"}
+        return {"object": "list", "data": [model]}
 
 
 def count_usage(request: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
     """A usage object that depends on nothing but request and reply: 4 bytes are a token."""
-    prompt = _tokens(len(to_json([request.get("messages"), request.get("tools")])))
-    reasoning = _tokens(_size(reply.reasoning or ""))
+    prompt = count_tokens(to_json([request.get("messages"), request.get("tools")]))
+    reasoning = count_tokens(reply.reasoning or "")
     said = [reply.text, *(call.name + call.arguments_text for call in reply.tool_calls)]
-    completion = reasoning + _tokens(sum(map(_size, said)))
+    completion = reasoning + count_tokens(*said)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -64,11 +71,6 @@ def count_usage(request: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": reasoning, "audio_tokens": 0},
     }
-
-
-def _pieces(text: str, size: int) -> Iterator[str]:
-    for start in range(0, len(text), size):
-        yield text[start : start + size]
 
 
 @dataclass(frozen=True)
@@ -120,19 +122,16 @@ class Completion:
     def _deltas(self) -> Iterator[dict[str, Any]]:
         reply = self.reply
         yield {"role": "assistant", "content": None if self._content is None else ""}
-        for piece in _pieces(reply.reasoning or "", reply.chunk_size):
+        for piece in pieces_of(reply.reasoning or "", reply.chunk_size):
             yield {"reasoning_content": piece}
-        for piece in _pieces(reply.text, reply.chunk_size):
+        for piece in pieces_of(reply.text, reply.chunk_size):
             yield {"content": piece}
         for index, call in enumerate(reply.tool_calls):
             yield from self._call_deltas(index, call)
 
     def _call_deltas(self, index: int, call: CallTool) -> Iterator[dict[str, Any]]:
         yield {"tool_calls": [{"index": index} | self._call(index, call, "")]}
-        text = call.arguments_text
-        # Never in one piece, so that whoever reads it has to put it together.
-        size = max(1, min(self.reply.chunk_size, math.ceil(len(text) / 2)))
-        for piece in _pieces(text, size):
+        for piece in argument_pieces(call.arguments_text, self.reply.chunk_size):
             yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
 
     def _call(self, index: int, call: CallTool, arguments: str) -> dict[str, Any]:

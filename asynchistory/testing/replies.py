@@ -41,14 +41,16 @@ class Reply:
     Attributes:
         text: what it says.
         tool_calls: the calls it asks for, all in this one turn.
-        finish_reason: None is ``tool_calls`` where there are calls, else ``stop``.
+        finish_reason: None is the provider's word for calls where there are calls, else that
+            for an end.
         usage: the wire's usage object as it is sent; None counts a token for every 4 bytes,
             an empty one sends none.
         chunk_size: characters of one streamed piece of text or arguments.
-        reasoning: sent as ``reasoning_content``, as DeepSeek's and other compatible servers do.
+        reasoning: sent as ``reasoning_content``, as DeepSeek's and other compatible servers do;
+            in Anthropic's format a signed ``thinking`` block.
         gate: holds the answer back until it is opened.
         gate_after: streamed events that are sent before the gate; 0 is none (the headers are
-            sent), 1 the one with the role. A plain answer waits as a whole.
+            sent), 1 the first, with the role. A plain answer waits as a whole.
     """
 
     text: str = ""
@@ -70,14 +72,15 @@ class Reply:
 
 @dataclass(frozen=True)
 class ErrorAnswer:
-    """An HTTP error in OpenAI's shape: ``{"error": {"message", "type", "param", "code"}}``.
+    """An HTTP error, which each format writes in its own shape.
 
     Attributes:
         status: the HTTP status.
         message: for people.
-        type: such as ``invalid_request_error``.
-        code: for programs, such as ``rate_limit_exceeded``.
-        param: the part of the request that is meant.
+        type: OpenAI's, such as ``invalid_request_error``; Anthropic's follows from the status.
+        code: for programs, such as ``rate_limit_exceeded``; in Anthropic's format the
+            ``details.error_code``, if it has one.
+        param: the part of the request that is meant; OpenAI's alone.
         headers: further headers of the answer.
     """
 
@@ -118,7 +121,7 @@ class Fault:
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Fault:
-        """An HTTP error of any status, in OpenAI's shape."""
+        """An HTTP error of any status."""
         return cls("error", ErrorAnswer(status, message, type, code, param, headers or {}))
 
     @classmethod
@@ -160,13 +163,18 @@ class Fault:
         return cls.status(503, message, type="server_error")
 
     @classmethod
+    def overloaded(cls) -> Fault:
+        """529: the provider has too much to do, as Anthropic says it."""
+        return cls.status(529, "Overloaded", type="overloaded_error")
+
+    @classmethod
     def malformed(cls, *, after: int = 2, reply: Reply = _UNFINISHED) -> Fault:
         """200, but a body, or in a stream a ``data:`` line, that is not JSON."""
         return cls("malformed", reply=reply, after=after)
 
     @classmethod
     def cut(cls, *, after: int = 2, reply: Reply = _UNFINISHED) -> Fault:
-        """The connection ends in the middle of the answer, in a stream before ``[DONE]``.
+        """The connection ends in the middle of the answer, in a stream before its last event.
 
         A plain answer is cut in half. With ``after=0`` a stream ends behind the headers.
         """

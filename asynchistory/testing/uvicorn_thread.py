@@ -16,7 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from asynchistory.testing.exchanges import HANG_UP, Receive, Scope, Send
-from asynchistory.testing.openai_app import OpenAIApp
+from asynchistory.testing.loopback_app import LoopbackApp
 from asynchistory.testing.signals import Signal
 
 #: Turns of the event loop in which a connection that has been accepted gets its transport.
@@ -83,7 +83,7 @@ class ServerThread:
         app: the application.
     """
 
-    def __init__(self, app: OpenAIApp) -> None:
+    def __init__(self, app: LoopbackApp) -> None:
         self._stop = Signal()
         config = uvicorn.Config(
             app,

@@ -142,14 +142,15 @@ def test_a_tool_that_is_not_there(invoke: Invoke) -> None:
     assert done.stderr.startswith("→ look_up\n")
 
 
+ONCE = {"x-should-retry": "false"}
 FAULTS: dict[str, tuple[Fault, str]] = {
     "unauthorized": (Fault.unauthorized(), "check the API key"),
-    "rate limited": (Fault.rate_limited(), "429"),
+    "rate limited": (Fault.status(429, headers=ONCE), "429"),
     "quota": (Fault.quota_exhausted(), "credit"),
-    "server error": (Fault.server_error(), "500"),
+    "server error": (Fault.status(500, headers=ONCE), "500"),
     "malformed": (Fault.malformed(), "malformed"),
     "cut": (Fault.cut(), "ask again"),
-    "hang up": (Fault.hang_up(), "openai"),
+    "cut at once": (Fault.cut(after=0), "openai"),
 }
 
 
@@ -191,10 +192,25 @@ def test_an_address_that_cannot_be_used_leaves_nothing_behind(invoke: Invoke, db
     assert not db.exists()
 
 
-def test_without_a_key_for_openai_itself(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY")
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_without_a_key_for_the_provider_itself(
+    provider: str, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"{provider.upper()}_API_KEY"
+    monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("ANTHROPIC_BASE_URL", raising=False)
 
-    assert "set OPENAI_API_KEY" in invoke("chat", "-m", "m", "Hello", code=1).stderr
+    done = invoke("chat", "--provider", provider, "-m", "m", "Hello", code=1)
+    assert f"set {name}" in done.stderr
+
+
+def test_anthropic_s_format(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    with LoopbackLLM(api_key=KEY) as llm:
+        at = ("chat", "--provider", "anthropic", "-m", "m", "--base-url", llm.origin)
+        assert invoke(*at, "Hello").stdout == "You said: Hello\n"
+        assert invoke(*at, "--session", "last", "Again").stdout == "You said: Again\n"
+    assert [request.path for request in llm.requests] == ["/v1/messages"] * 2
 
 
 def test_wrong_usage(invoke: Invoke) -> None:
@@ -366,7 +382,7 @@ def test_ctrl_c_ends_a_single_answer(terminal: Open, invoke: Invoke) -> None:
 
 
 def test_an_error_on_a_terminal_does_not_end_the_conversation(terminal: Open) -> None:
-    with LoopbackLLM([Fault.server_error(), Reply("Fine.")]) as llm:
+    with LoopbackLLM([Fault.status(500, headers=ONCE), Reply("Fine.")]) as llm:
         chat = terminal("chat", "-m", "m", "--base-url", llm.url)
         for text, answer in (("one", "Error: openai answered 500"), ("two", "Fine.")):
             chat.wait_for("> ")

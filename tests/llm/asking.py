@@ -11,10 +11,13 @@ from asynchistory import ChatRequest, Completion, LLMClient, LLMFactory, Message
 KEY = "sk-canary-of-these-tests"
 HI = ChatRequest(messages=(Message.of("system", "Be brief."), Message.of("user", "Hi, Zoë 🎈")))
 BOTH_WAYS = pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+BOTH_FORMATS = pytest.mark.parametrize("provider", ["openai", "anthropic"])
 
 
-async def connect(url: str, **options: Any) -> LLMClient:
-    return await LLMFactory().get("openai", "m", **{"base_url": url, "api_key": KEY, **options})
+async def connect(url: str, provider: str = "openai", **options: Any) -> LLMClient:
+    """A client that does not try again, unless it is told to."""
+    options = {"base_url": url, "api_key": KEY, "max_retries": 0, **options}
+    return await LLMFactory().get(provider, "m", **options)
 
 
 async def ask(

@@ -16,6 +16,15 @@ USAGE = {
     "prompt_tokens_details": {"cached_tokens": 100},
     "completion_tokens_details": {"reasoning_tokens": 4},
 }
+#: The same as Anthropic says it.
+ANTHROPIC_USAGE = {
+    "input_tokens": 850,
+    "cache_creation_input_tokens": 50,
+    "cache_read_input_tokens": 100,
+    "output_tokens": 10,
+    "output_tokens_details": {"thinking_tokens": 4},
+}
+USAGES = {"openai": USAGE, "anthropic": ANTHROPIC_USAGE}
 TWO = [CallTool("weather", {"city": "Oslo"}, id="a"), CallTool("double", {"number": 21}, id="b")]
 
 

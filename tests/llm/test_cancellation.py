@@ -30,7 +30,7 @@ from asynchistory import (
     register_provider,
 )
 from asynchistory.pairing import pair_tools
-from asynchistory.testing import CallTool, LoopbackLLM, Reply
+from asynchistory.testing import CallTool, Fault, LoopbackLLM, Reply
 
 pytest.importorskip("uvicorn", reason="the loopback server runs on uvicorn")
 
@@ -148,7 +148,8 @@ def answer(messages: Sequence[Message]) -> Message | str:
 
 def reply(request: dict[str, Any]) -> Reply:
     last = request["messages"][-1]
-    if last["role"] == "tool":
+    # Anthropic has the results in the user's message.
+    if last["role"] == "tool" or isinstance(last["content"], list):
         return Reply("It is done now.")
     if last["content"] == NEXT:
         return Reply("fine")
@@ -156,13 +157,30 @@ def reply(request: dict[str, Any]) -> Reply:
     return Reply("Let me see.", tool_calls=calls)
 
 
+class Reluctant:
+    """Answers at once, but each request only when it comes for the second time."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def __call__(self, request: dict[str, Any]) -> Reply | Fault:
+        self._count += 1
+        if self._count % 2:
+            return Fault.rate_limited()
+        return Reply("fine" if request["messages"][-1]["content"] == NEXT else "It is done now.")
+
+
 @asynccontextmanager
 async def talking(
-    history: AsyncHistoryManager, session_id: str, server: LoopbackLLM | None, factory: LLMFactory
+    history: AsyncHistoryManager,
+    session_id: str,
+    server: LoopbackLLM | None,
+    factory: LLMFactory,
+    provider: str,
 ) -> AsyncIterator[Conversation]:
-    provider, url = ("openai", server.url) if server else ("walk", None)
     async with Conversation(
-        history, provider=provider, model="m", base_url=url, api_key="sk-any", factory=factory,
+        history, provider=provider if server else "walk", model="m",
+        base_url=server.url if server else None, api_key="sk-any", factory=factory,
         session_id=session_id, prompt="Be brief.", tools=[wait_a_little, compute],
     ) as conversation:  # fmt: skip
         yield conversation
@@ -225,17 +243,21 @@ async def check_after(
 
 
 async def walk(
-    storage: Storage, server: LoopbackLLM | None, cancelled_turn: Callable[..., Any]
+    storage: Storage,
+    server: LoopbackLLM | None,
+    cancelled_turn: Callable[..., Any],
+    provider: str = "openai",
 ) -> int:
     """Cancel a turn at its first await, one at its second ..., until one is not cancelled."""
     register_provider("walk", lambda config: ScriptedClient(config.key, answer))
     factory = LLMFactory()
     async with AsyncHistoryManager(storage) as history:
         # Once without: what is opened with the first turn is not part of the others.
-        async with talking(history, "first", server, factory) as conversation:
+        async with talking(history, "first", server, factory, provider) as conversation:
             assert (await conversation.ask(GO)).text == "It is done now."
         for number in range(1, MOST):
-            async with talking(history, f"chat-{number}", server, factory) as conversation:
+            name = f"chat-{number}"
+            async with talking(history, name, server, factory, provider) as conversation:
                 before = {task.id for task in anyio.get_running_tasks()}
                 events: list[Any] = []
 
@@ -313,11 +335,13 @@ async def test_a_turn_cancelled_at_each_of_its_awaits(store: str, tmp_path: Path
     assert await walk(make_storage(store, tmp_path), None, by_scope) > 10
 
 
-@STORES
+@pytest.mark.parametrize(("store", "provider"), [("memory", "openai"), ("sqlite", "anthropic")])
 @pytest.mark.anyio
-async def test_a_turn_over_http_cancelled_at_each_of_its_awaits(store: str, tmp_path: Path) -> None:
+async def test_a_turn_over_http_cancelled_at_each_of_its_awaits(
+    store: str, provider: str, tmp_path: Path
+) -> None:
     with LoopbackLLM(reply) as server:
-        assert await walk(make_storage(store, tmp_path), server, by_scope) > 30
+        assert await walk(make_storage(store, tmp_path), server, by_scope, provider) > 30
 
 
 @STORES
@@ -326,6 +350,12 @@ def test_a_turn_cancelled_in_asyncio_s_own_ways(
     store: str, tmp_path: Path, cancelled_turn: Callable[..., Any]
 ) -> None:
     assert asyncio.run(walk(make_storage(store, tmp_path), None, cancelled_turn)) > 10
+
+
+@pytest.mark.anyio
+async def test_a_turn_that_asks_twice_each_time_cancelled_at_each_of_its_awaits() -> None:
+    with LoopbackLLM(Reluctant()) as server:
+        assert await walk(MemoryStorage(), server, by_scope, "anthropic") > 25
 
 
 @pytest.mark.parametrize("cancelled_turn", [by_task, by_timeout])

@@ -22,17 +22,19 @@ from asynchistory import (
     open_history,
 )
 from asynchistory.testing import CallTool, LoopbackLLM, Reply
-from tests.llm.talking import KEY, TWO, USAGE, double, kinds, stored, talk_to, turn, weather
+from tests.llm.asking import BOTH_FORMATS
+from tests.llm.talking import KEY, TWO, USAGES, double, kinds, stored, talk_to, turn, weather
 
 pytest.importorskip("uvicorn", reason="the loopback server runs on uvicorn")
 
 # -- the same everywhere
 
 
-def scene() -> list[Reply]:
+def scene(provider: str) -> list[Reply]:
+    usage = USAGES[provider]
     return [
-        Reply("Let me see.", tool_calls=TWO, usage=USAGE),
-        Reply("Snow, and 42.", usage=USAGE, reasoning="Hmm."),
+        Reply("Let me see.", tool_calls=TWO, usage=usage),
+        Reply("Snow, and 42.", usage=usage, reasoning="Hmm."),
         Reply("You are welcome."),
     ]
 
@@ -60,12 +62,14 @@ def normal(records: Sequence[Any]) -> list[dict[str, Any]]:
     return plain
 
 
-def by_async(backend: str) -> list[Any]:
+def by_async(provider: str, backend: str) -> list[Any]:
     async def main() -> list[Any]:
-        with LoopbackLLM(scene()) as server:
+        with LoopbackLLM(scene(provider)) as server:
             async with (
                 open_history("memory://") as history,
-                talk_to(server, history, weather, double, **OPTIONS) as conversation,
+                talk_to(
+                    server, history, weather, double, provider=provider, **OPTIONS
+                ) as conversation,
             ):
                 events = await turn(conversation, "How is it?")
                 events += await turn(conversation, "Thanks!")
@@ -74,11 +78,14 @@ def by_async(backend: str) -> list[Any]:
     return anyio.run(main, backend=backend)
 
 
-def by_compat() -> list[Any]:
-    with LoopbackLLM(scene()) as server, asynchistory_compat.HistoryManager("memory://") as history:
+def by_compat(provider: str) -> list[Any]:
+    with (
+        LoopbackLLM(scene(provider)) as server,
+        asynchistory_compat.HistoryManager("memory://") as history,
+    ):
         with asynchistory_compat.Conversation(
             history,
-            provider="openai",
+            provider=provider,
             model="m",
             session_id="chat",
             factory=LLMFactory(),
@@ -92,8 +99,9 @@ def by_compat() -> list[Any]:
         return [events, list(history.query_history(HistoryQuery("chat", limit=10_000)))]
 
 
-def test_the_same_records_and_events_on_asyncio_on_trio_and_through_compat() -> None:
-    runs = [by_async("asyncio"), by_async("trio"), by_compat()]
+@BOTH_FORMATS
+def test_the_same_records_and_events_on_asyncio_on_trio_and_through_compat(provider: str) -> None:
+    runs = [by_async(provider, "asyncio"), by_async(provider, "trio"), by_compat(provider)]
     first, *others = [normal(records) for _, records in runs]
     assert first == others[0] == others[1]
     events, records = runs[0]
@@ -122,6 +130,10 @@ def test_the_same_records_and_events_on_asyncio_on_trio_and_through_compat() -> 
     # From the prompt to the last record before the request.
     assert [(r.from_seq, r.to_seq) for r in requests] == [(1, r.seq - 1) for r in requests]
     assert [r.parameters for r in requests] == [{"temperature": 0.5}] * 3
+    usages = [record for record in records if type(record).__name__ == "TokenUsage"]
+    for usage in usages[:2]:
+        assert (usage.input_tokens, usage.output_tokens, usage.total_tokens) == (1000, 10, 1010)
+        assert (usage.cached_tokens, usage.reasoning_tokens) == (100, 4)
 
 
 # -- tools
@@ -198,14 +210,17 @@ async def broken_group() -> None:
         (CallTool("double", '{"number": "\\ud800"}'), ""),
     ],
 )
+@BOTH_FORMATS
 @pytest.mark.anyio
 async def test_a_tool_that_fails_is_recorded_and_told_and_the_turn_goes_on(
-    call: CallTool, error: str
+    call: CallTool, error: str, provider: str
 ) -> None:
     with LoopbackLLM([Reply(tool_calls=[call, TWO[0]]), Reply("I see."), Reply("ok")]) as server:
         async with (
             open_history("memory://") as history,
-            talk_to(server, history, weather, double, broken, broken_group) as conversation,
+            talk_to(
+                server, history, weather, double, broken, broken_group, provider=provider
+            ) as conversation,
         ):
             events = await turn(conversation)
             assert isinstance(events[-1], DoneEvent)
@@ -215,7 +230,10 @@ async def test_a_tool_that_fails_is_recorded_and_told_and_the_turn_goes_on(
     assert error in records[0].error
     results = [event.result for event in events if isinstance(event, ToolResultEvent)]
     assert [result.is_error for result in results] == [True, False]
-    told = [m["content"] for m in server.requests[1].body["messages"] if m["role"] == "tool"]
+    messages = server.requests[1].body["messages"]
+    told = [message["content"] for message in messages if message["role"] == "tool"]
+    if provider == "anthropic":
+        told = [result["content"] for result in messages[-1]["content"]]
     assert told == [records[0].error, "snow in Oslo"]
 
 

@@ -12,6 +12,8 @@ from asynchistory import (
     LLMAuthenticationError,
     LLMConnectionError,
     LLMError,
+    LLMOverloadedError,
+    LLMQuotaError,
     LLMRateLimitError,
     LLMRequestError,
     LLMResponseError,
@@ -27,6 +29,7 @@ from asynchistory import (
 )
 from asynchistory.llm.openai import OpenAIClient
 from asynchistory.testing import CallTool, Fault, Gate, LoopbackLLM, Reply
+from tests.llm.asking import BOTH_FORMATS
 from tests.llm.talking import KEY, TWO, double, stored, talk_to, turn, weather
 
 pytest.importorskip("uvicorn", reason="the loopback server runs on uvicorn")
@@ -36,8 +39,9 @@ FAULTS: dict[str, tuple[Callable[[], Fault], type[LLMError]]] = {
     "401": (Fault.unauthorized, LLMAuthenticationError),
     "404": (lambda: Fault.status(404), LLMRequestError),
     "429": (Fault.rate_limited, LLMRateLimitError),
-    "quota": (Fault.quota_exhausted, LLMRateLimitError),
+    "quota": (Fault.quota_exhausted, LLMQuotaError),
     "500": (Fault.server_error, LLMServerError),
+    "529": (Fault.overloaded, LLMOverloadedError),
     "malformed": (lambda: Fault.malformed(after=5, reply=HALF), LLMResponseError),
     "cut": (lambda: Fault.cut(after=7, reply=HALF), LLMResponseError),
     "error event": (lambda: Fault.error_event(after=6, reply=HALF), LLMServerError),
@@ -45,16 +49,19 @@ FAULTS: dict[str, tuple[Callable[[], Fault], type[LLMError]]] = {
 }
 
 
+@BOTH_FORMATS
 @pytest.mark.parametrize("before", [0, 1], ids=["first call", "after the tools"])
 @pytest.mark.parametrize("name", sorted(FAULTS))
 @pytest.mark.anyio
-async def test_a_fault_in_the_middle_leaves_a_history_to_go_on_from(name: str, before: int) -> None:
+async def test_a_fault_in_the_middle_leaves_a_history_to_go_on_from(
+    name: str, before: int, provider: str
+) -> None:
     fault, expected = FAULTS[name]
     script = [*[Reply(tool_calls=TWO)] * before, fault(), Reply("fine")]
     with LoopbackLLM(script) as server:
         async with (
             open_history("memory://") as history,
-            talk_to(server, history, weather, double) as conversation,
+            talk_to(server, history, weather, double, options={"max_retries": 0}) as conversation,
         ):
             with pytest.raises(LLMError) as caught:
                 await turn(conversation)

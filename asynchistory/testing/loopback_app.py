@@ -1,19 +1,24 @@
-"""OpenAI's chat completions as an ASGI application that answers as it is told."""
+"""The APIs of OpenAI and Anthropic as an ASGI application that answers as it is told."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 
+from asynchistory.testing.anthropic_wire import AnthropicFormat
 from asynchistory.testing.exchanges import Event, Exchange, Receive, Scope, Send
-from asynchistory.testing.openai_checks import RefusedError, check_key, check_request, parse
-from asynchistory.testing.openai_wire import models
+from asynchistory.testing.openai_wire import OpenAIFormat
 from asynchistory.testing.replies import Answer, ErrorAnswer, Fault, Reply, Script
 from asynchistory.testing.signals import Signal
+from asynchistory.testing.wire import Format, RefusedError
 
+_OPENAI, _ANTHROPIC = OpenAIFormat(), AnthropicFormat()
+#: What there is, and how it is asked for.
+_METHODS = {"/v1/models": "GET", "/v1/chat/completions": "POST", "/v1/messages": "POST"}
 _SECRETS = {"authorization", "proxy-authorization", "cookie", "api-key", "x-api-key"}
 #: A mistake in the script: the client shall report it and not try again.
 _DO_NOT_RETRY = {"x-should-retry": "false"}
@@ -51,7 +56,7 @@ class ReceivedRequest:
     answered: bool = False
 
 
-class OpenAIApp:
+class LoopbackApp:
     """The application; :class:`~asynchistory.testing.LoopbackLLM` runs it.
 
     Requests that the API would refuse are refused, and use up nothing of the
@@ -74,7 +79,7 @@ class OpenAIApp:
         if body is None:
             return
         request = self._record(scope, body)
-        exchange = Exchange(request.number, scope, send)
+        exchange = Exchange(request.number, _format_of(request), scope, send)
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(_cancel_at_end, receive, group.cancel_scope.cancel)
@@ -90,17 +95,18 @@ class OpenAIApp:
             name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
             headers[name] = _Secret(value) if name in _SECRETS else value
         number = len(self.requests) + 1
-        request = ReceivedRequest(number, scope["method"], scope["path"], headers, parse(body))
+        request = ReceivedRequest(number, scope["method"], scope["path"], headers, _parse(body))
         self.requests.append(request)
         return request
 
     async def _reply_to(self, request: ReceivedRequest, exchange: Exchange) -> None:
+        wire = _format_of(request)
         try:
-            check_key(request.headers.get("authorization"), self._api_key)
+            wire.check_key(request.headers, self._api_key)
             if _is_models(request):
-                await exchange.answer_json(models())
+                await exchange.answer_json(wire.models())
                 return
-            check_request(request.body)
+            wire.check_request(request.body, request.headers)
             answer = self._next(request.body)
         except RefusedError as error:
             await exchange.answer_error(error.answer)
@@ -119,9 +125,23 @@ class OpenAIApp:
         return answer
 
 
+def _format_of(request: ReceivedRequest) -> Format:
+    """Anthropic's for its clients, all of which say which version of the API they mean."""
+    theirs = request.path == "/v1/messages" or "anthropic-version" in request.headers
+    return _ANTHROPIC if theirs else _OPENAI
+
+
+def _parse(body: bytes) -> Any:
+    """The body's JSON, None if it is none."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
 def _is_models(request: ReceivedRequest) -> bool:
-    """Whether the models are asked for; refuses all but the two endpoints there are."""
-    allowed = {"/v1/models": "GET", "/v1/chat/completions": "POST"}.get(request.path)
+    """Whether the models are asked for; refuses all but the endpoints there are."""
+    allowed = _METHODS.get(request.path)
     if allowed is None:
         message = f"Invalid URL ({request.method} {request.path})"
         raise RefusedError(ErrorAnswer(404, message))
