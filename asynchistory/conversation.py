@@ -16,9 +16,10 @@ from asynchistory.errors import (
     NotOpenError,
     SequenceConflictError,
 )
-from asynchistory.llm.factory import DEFAULT_TIMEOUT, LLMFactory, default_factory
-from asynchistory.llm.key import ApiKey
+from asynchistory.llm.factory import LLMFactory, default_factory
+from asynchistory.llm.key import ApiKey, seal
 from asynchistory.llm.port import LLMClient
+from asynchistory.llm.providers import DEFAULT_TIMEOUT
 from asynchistory.manager import AsyncHistoryManager
 from asynchistory.records import JSON, AnyPart, Message
 from asynchistory.runs import task_group
@@ -69,6 +70,7 @@ class Conversation:
         price: PriceOf | None = None,
         max_rounds: int = 10,
     ) -> None:
+        api_key = seal(api_key)  # which no traceback shows
         self.history: AsyncHistoryManager = history
         self.factory: LLMFactory = default_factory() if factory is None else factory
         self.provider: str = provider

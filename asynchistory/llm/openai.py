@@ -8,7 +8,7 @@ stream of server-sent events that ends with ``[DONE]``, tool calls in fragments 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from asynchistory.codec import MAX_TOKENS
-from asynchistory.errors import LLMAuthenticationError, LLMResponseError
+from asynchistory.errors import LLMResponseError
 from asynchistory.formats import conversation_to_openai, from_openai
 from asynchistory.llm.http import (
     HTTPError,
@@ -28,7 +28,7 @@ from asynchistory.llm.http import (
     read_on,
     unwind,
 )
-from asynchistory.llm.key import ClientKey
+from asynchistory.llm.key import ClientKey, GiveKey, secret_of
 from asynchistory.llm.port import (
     ChatRequest,
     ClientEvent,
@@ -60,7 +60,7 @@ class OpenAIClient(LLMClient):
         self,
         key: ClientKey,
         *,
-        api_key: Callable[[], str | None],
+        api_key: GiveKey,
         timeout: float = 60.0,
         options: dict[str, JSON] | None = None,
     ) -> None:
@@ -105,7 +105,7 @@ class OpenAIClient(LLMClient):
     async def _send(self, body: dict[str, Any]) -> AsyncGenerator[Response]:
         # What the block raises is the caller's own: only the steps here are looked at.
         with problem(self.key.provider):
-            response = await self._http.send(self._request(body), stream=True)
+            response = await self._http.send(await self._request(body), stream=True)
         try:
             if response.status_code != 200:
                 with problem(self.key.provider, response):
@@ -115,14 +115,9 @@ class OpenAIClient(LLMClient):
         finally:
             await response.aclose()
 
-    def _request(self, body: dict[str, Any]) -> Request:
+    async def _request(self, body: dict[str, Any]) -> Request:
         headers = {"content-type": "application/json"}
-        if secret := (self._api_key() or "").strip():
-            if not (secret.isascii() and secret.isprintable()):
-                raise LLMAuthenticationError(
-                    "the API key has characters that no header can carry; set it again",
-                    provider=self.key.provider,
-                )
+        if secret := await secret_of(self._api_key, self.key.provider):
             headers["authorization"] = f"Bearer {secret}"
         return post(self._http, self._url, msgspec.json.encode(body), headers)
 
