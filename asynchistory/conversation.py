@@ -17,7 +17,7 @@ from asynchistory.errors import (
     SequenceConflictError,
 )
 from asynchistory.llm.factory import LLMFactory, default_factory
-from asynchistory.llm.key import ApiKey, seal
+from asynchistory.llm.key import ApiKey
 from asynchistory.llm.port import LLMClient
 from asynchistory.llm.providers import DEFAULT_TIMEOUT
 from asynchistory.manager import AsyncHistoryManager
@@ -70,7 +70,8 @@ class Conversation:
         price: PriceOf | None = None,
         max_rounds: int = 10,
     ) -> None:
-        api_key = seal(api_key)  # which no traceback shows
+        # In their place, so that no traceback shows the secrets in them.
+        api_key, base_url, options = LLMFactory.sealed(api_key, base_url, options or {})
         self.history: AsyncHistoryManager = history
         self.factory: LLMFactory = default_factory() if factory is None else factory
         self.provider: str = provider
@@ -82,7 +83,7 @@ class Conversation:
             "base_url": base_url,
             "api_key": api_key,
             "timeout": timeout,
-            **(options or {}),
+            **options,
         }
         self._prompt = prompt
         made = [tool if isinstance(tool, Tool) else Tool(tool) for tool in tools]

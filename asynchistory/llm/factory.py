@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
@@ -197,7 +197,7 @@ class LLMFactory:
                     return entry.instance  # type: ignore[no-any-return]
             except (KeyError, TypeError):  # not there, or not even hashable
                 pass
-        options, api_key, base_url = Options(options), seal(api_key), endpoint(base_url)
+        api_key, base_url, options = self.sealed(api_key, base_url, options)
         return await self._get(provider, model, temperature, base_url, api_key, timeout, options)
 
     async def _get(
@@ -247,6 +247,17 @@ class LLMFactory:
             self._part(key, flight)
         return flight.outcome()
 
+    @staticmethod
+    def sealed(
+        api_key: ApiKey, base_url: str | None, options: Mapping[str, JSON]
+    ) -> tuple[Credential | None, str | None, Options]:
+        """The arguments of :meth:`get` that may hold secrets, as ones that do not show.
+
+        It refuses nothing. Who hands arguments on puts these in their place, so that no
+        traceback shows the secrets among its variables.
+        """
+        return seal(api_key), endpoint(base_url), Options(options)
+
     def peek(self, key: Hashable) -> Any:
         """The instance of ``key``, None if there is none. Needs no event loop."""
         entry = self._held.find(key)
@@ -274,7 +285,7 @@ class LLMFactory:
         Raises:
             InvalidInputError: an argument cannot be used.
         """
-        options, api_key, base_url = Options(options), seal(api_key), endpoint(base_url)
+        api_key, base_url, options = self.sealed(api_key, base_url, options)
         key = _client_key(provider, model, temperature, base_url, api_key, timeout, options)
         client: LLMClient | None = self.peek(key)
         return client

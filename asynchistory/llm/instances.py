@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Any
 
 #: Ways to write one configuration that are remembered: a temperature of 0 and of 0.0 are one.
@@ -80,10 +81,12 @@ class Instances:
     def remember(self, key: Hashable, arguments: tuple[Any, ...]) -> None:
         """Find the entry of ``key``, if it is held, by these arguments from now on."""
         entry = self.by_key.get(key)
-        new = arguments not in self.by_arguments
-        if entry is not None and new and len(entry.arguments) < _SPELLINGS:
-            self.by_arguments[arguments] = entry
-            entry.arguments.append(arguments)
+        if entry is None or len(entry.arguments) == _SPELLINGS:
+            return
+        with suppress(TypeError):  # a function object that gives the API key may have no hash
+            if arguments not in self.by_arguments:
+                self.by_arguments[arguments] = entry
+                entry.arguments.append(arguments)
 
     def sweep(self) -> None:
         """Let go of what has been idle for too long."""

@@ -71,7 +71,7 @@ class OpenAIClient(LLMClient):
         self._http = http_client(timeout)
 
     def __repr__(self) -> str:
-        return f"<OpenAIClient {self.key.model} at {self._url}>"
+        return f"<OpenAIClient {self.key.model} at {self.key.base_url or BASE_URL}>"
 
     @asynccontextmanager
     async def stream(self, request: ChatRequest) -> AsyncGenerator[AsyncIterator[ClientEvent]]:
