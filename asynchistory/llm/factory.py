@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
 from asynchistory.errors import (
     AsyncHistoryError,
@@ -16,6 +16,7 @@ from asynchistory.errors import (
     InvalidInputError,
 )
 from asynchistory.forks import in_child, own_lock
+from asynchistory.llm.flight import Flight
 from asynchistory.llm.instances import Instances
 from asynchistory.llm.key import (
     ApiKey,
@@ -34,14 +35,10 @@ from asynchistory.runs import (
     Waiter,
     checkpoint_if_cancelled,
     current_run,
-    new_lock,
     wake,
 )
 
-if TYPE_CHECKING:
-    from asynchistory.runs import Lock
-
-_NUMBERS = frozenset((float, int, type(None)))
+_NUMBERS = frozenset((float, int))
 
 
 class FactoryStatistics(NamedTuple):
@@ -66,31 +63,6 @@ class FactoryStatistics(NamedTuple):
     hand_overs: int
     evictions: int
     size: int
-
-
-class _Flight:
-    """One creation, and all who asked while it was under way, in any loop and thread."""
-
-    def __init__(self, generation: int) -> None:
-        self.generation = generation
-        self.callers = 0
-        self.locks: dict[object, Lock] = {}
-        self.waiters: deque[Waiter] = deque()
-        self.led = False
-        self.done = False
-        self.instance: Any = None
-        self.error: ClientCreationError | None = None
-
-    def lock(self, run: object) -> Lock:
-        lock = self.locks.get(run)
-        if lock is None:
-            lock = self.locks[run] = new_lock()
-        return lock
-
-    def outcome(self) -> Any:
-        if self.error is not None:
-            raise self.error.with_traceback(None)
-        return self.instance
 
 
 class LLMFactory:
@@ -130,7 +102,7 @@ class LLMFactory:
         # What each hit needs.
         self._quick = self._held.by_arguments
         self._bounded = self._held.bounded
-        self._flights: dict[Hashable, _Flight] = {}
+        self._flights: dict[Hashable, Flight] = {}
         self._generation = 0
         # Counted without a lock: the interpreter does not switch threads within `+= 1`.
         self._hits = 0
@@ -187,11 +159,11 @@ class LLMFactory:
         """
         if not options:
             try:
-                entry = self._quick[provider, model, temperature, base_url, api_key, timeout]
-                if (
-                    temperature.__class__ in _NUMBERS  # True equals 1.0, and is no temperature
-                    and (timeout is DEFAULT_TIMEOUT or timeout.__class__ in _NUMBERS)
-                    and (not self._bounded or self._held.touch(entry))
+                # With the type, as True is equal to 1.0 and no temperature.
+                kind = temperature.__class__
+                entry = self._quick[provider, model, temperature, kind, base_url, api_key, timeout]
+                if (timeout is DEFAULT_TIMEOUT or timeout.__class__ in _NUMBERS) and (
+                    not self._bounded or self._held.touch(entry)
                 ):
                     self._hits += 1
                     return entry.instance  # type: ignore[no-any-return]
@@ -218,9 +190,10 @@ class LLMFactory:
 
         client: LLMClient = await self.get_or_create(key, create)
         if not options:
-            given = api_key and api_key.given
+            given, kind = api_key and api_key.given, type(temperature)
+            spelling = (provider, model, temperature, kind, base_url, given, timeout)
             with self._lock:
-                self._held.remember(key, (provider, model, temperature, base_url, given, timeout))
+                self._held.remember(key, spelling)
         return client
 
     async def get_or_create(self, key: Hashable, create: Callable[[], Awaitable[Any]]) -> Any:
@@ -334,11 +307,11 @@ class LLMFactory:
 
     # -- a creation
 
-    def _join(self, key: Hashable) -> _Flight:
+    def _join(self, key: Hashable) -> Flight:
         self._misses += 1
         flight = self._flights.get(key)
         if flight is None:
-            flight = _Flight(self._generation)
+            flight = Flight(self._generation)
             entry = self._held.find(key)
             if entry is None:
                 self._flights[key] = flight
@@ -349,7 +322,7 @@ class LLMFactory:
         flight.callers += 1
         return flight
 
-    def _part(self, key: Hashable, flight: _Flight) -> None:
+    def _part(self, key: Hashable, flight: Flight) -> None:
         with self._lock:
             flight.callers -= 1
             if not flight.callers and self._flights.get(key) is flight:
@@ -357,7 +330,7 @@ class LLMFactory:
                 del self._flights[key]
 
     async def _lead_or_wait(
-        self, key: Hashable, flight: _Flight, create: Callable[[], Awaitable[Any]]
+        self, key: Hashable, flight: Flight, create: Callable[[], Awaitable[Any]]
     ) -> None:
         with self._lock:
             if flight.done:
@@ -372,7 +345,7 @@ class LLMFactory:
         else:
             await waiter.wait(lambda: self._leave(flight, waiter))
 
-    def _leave(self, flight: _Flight, waiter: Waiter) -> bool:
+    def _leave(self, flight: Flight, waiter: Waiter) -> bool:
         with self._lock:
             if waiter not in flight.waiters:
                 return False  # woken already: it has an outcome, or has to create
@@ -380,7 +353,7 @@ class LLMFactory:
             return True
 
     async def _lead(
-        self, key: Hashable, flight: _Flight, create: Callable[[], Awaitable[Any]]
+        self, key: Hashable, flight: Flight, create: Callable[[], Awaitable[Any]]
     ) -> None:
         try:
             instance = await create()
@@ -393,7 +366,7 @@ class LLMFactory:
             self._land(key, flight, instance, None)
 
     def _land(
-        self, key: Hashable, flight: _Flight, instance: Any, error: ClientCreationError | None
+        self, key: Hashable, flight: Flight, instance: Any, error: ClientCreationError | None
     ) -> None:
         with self._lock:
             flight.instance, flight.error, flight.done = instance, error, True
@@ -407,7 +380,7 @@ class LLMFactory:
             waiters, flight.waiters = flight.waiters, deque()
         wake(waiters)
 
-    def _hand_over(self, flight: _Flight) -> None:
+    def _hand_over(self, flight: Flight) -> None:
         with self._lock:
             flight.led = False
             self._hand_overs += 1

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from asynchistory import ClientCreationError, LLMFactory
-from asynchistory.llm.factory import _Flight
+from asynchistory.llm.flight import Flight
 from asynchistory.runs import current_run
 from tests.faults.__main__ import main
 from tests.faults.firsttouch import SCENES, touch_once
@@ -36,7 +36,7 @@ class OneALoop(LLMFactory):
 class LosesHandOvers(LLMFactory):
     """A creator that is cancelled takes those down who wait for it."""
 
-    def _hand_over(self, flight: _Flight) -> None:
+    def _hand_over(self, flight: Flight) -> None:
         flight.error, flight.done = ClientCreationError("cancelled"), True
         super()._hand_over(flight)
 
@@ -44,7 +44,7 @@ class LosesHandOvers(LLMFactory):
 class KeepsFailures(LLMFactory):
     """What failed once is not tried again."""
 
-    def _part(self, key: Hashable, flight: _Flight) -> None:
+    def _part(self, key: Hashable, flight: Flight) -> None:
         super()._part(key, flight)
         if flight.error is not None:
             self._flights[key] = flight
