@@ -78,6 +78,9 @@ if TYPE_CHECKING:
         ApiKey as ApiKey,
         ClientKey as ClientKey,
     )
+    from asynchistory.llm.langchain import (
+        LangChainClient as LangChainClient,
+    )
     from asynchistory.llm.port import (
         ChatRequest as ChatRequest,
         Completion as Completion,
@@ -85,6 +88,10 @@ if TYPE_CHECKING:
         ReasoningDelta as ReasoningDelta,
         TextDelta as TextDelta,
         ToolSpec as ToolSpec,
+    )
+    from asynchistory.llm.prices import (
+        Price as Price,
+        PriceOf as PriceOf,
     )
     from asynchistory.llm.providers import (
         ClientConfig as ClientConfig,
@@ -171,8 +178,6 @@ if TYPE_CHECKING:
     from asynchistory.turn import (
         DoneEvent as DoneEvent,
         Event as Event,
-        Price as Price,
-        PriceOf as PriceOf,
         ToolCallEvent as ToolCallEvent,
         ToolResultEvent as ToolResultEvent,
         UsageEvent as UsageEvent,
@@ -190,6 +195,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "ApiKey",
         "ClientKey",
     ),
+    "llm.langchain": ("LangChainClient",),
     "llm.port": (
         "ChatRequest",
         "Completion",
@@ -197,6 +203,10 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "ReasoningDelta",
         "TextDelta",
         "ToolSpec",
+    ),
+    "llm.prices": (
+        "Price",
+        "PriceOf",
     ),
     "llm.providers": (
         "ClientConfig",
@@ -207,8 +217,6 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "turn": (
         "DoneEvent",
         "Event",
-        "Price",
-        "PriceOf",
         "ToolCallEvent",
         "ToolResultEvent",
         "UsageEvent",

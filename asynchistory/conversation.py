@@ -19,12 +19,13 @@ from asynchistory.errors import (
 from asynchistory.llm.factory import LLMFactory, default_factory
 from asynchistory.llm.key import ApiKey
 from asynchistory.llm.port import LLMClient
+from asynchistory.llm.prices import PriceOf
 from asynchistory.llm.providers import DEFAULT_TIMEOUT
 from asynchistory.manager import AsyncHistoryManager
 from asynchistory.records import JSON, AnyPart, Message
 from asynchistory.runs import task_group
 from asynchistory.tools import Tool
-from asynchistory.turn import DoneEvent, Event, PriceOf, Setting, Turn
+from asynchistory.turn import DoneEvent, Event, Setting, Turn
 
 
 class Conversation:
@@ -47,7 +48,8 @@ class Conversation:
         options: further fields of each request to the model, such as ``{"seed": 1}``.
         prompt: the system prompt of a session that is new.
         tools: functions that the model may call, see :class:`Tool`.
-        price: gives the price of tokens by provider and model.
+        price: gives the price of tokens by provider and model; if left out, that of genai-prices
+            where it is installed.
         max_rounds: how often the model is asked in one turn at most.
     """
 

@@ -1,7 +1,7 @@
 """Ways to be given an LLM instance by configuration, each measured in a process of its own.
 
-Everyone is asked for OpenAI's chat completions by provider, model, temperature, endpoint and key, as
-far as it takes them, in the way that its documentation shows.
+Everyone is asked for OpenAI's chat completions by provider, model, temperature, endpoint and
+key, as far as it takes them, in the way that its documentation shows.
 """
 
 from __future__ import annotations

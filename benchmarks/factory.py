@@ -5,22 +5,23 @@
     python -m benchmarks.factory --quick    fewer rounds, to see that it runs
 
 **A hit.** On one side ``await factory.get(provider, model, temperature=temperature)``, by the
-arguments of the call, whatever it does with them included, of 1,000 instances that are held. On the
-other side ``found[provider, model, temperature]``: a plain dict of 1,000 entries, its key built from
-the same three variables, no call and no ``await``. ``hit_over_dict`` is the one over the other, each
-by the quickest of many short rounds that take turns, for what else the machine does only ever adds.
-``hit_over_awaited_dict`` puts the look-up into the smallest coroutine there is, which a cache without
-exactly-once, event loops and secrets would be. All are timed with the ``for`` around them.
+arguments of the call, whatever it does with them included, of 1,000 instances that are held. On
+the other side ``found[provider, model, temperature]``: a plain dict of 1,000 entries, its key
+built from the same three variables, no call and no ``await``. ``hit_over_dict`` is the one over
+the other, each by the quickest of many short rounds that take turns, for what else the machine
+does only ever adds. ``hit_over_awaited_dict`` puts the look-up into the smallest coroutine
+there is, which a cache without exactly-once, event loops and secrets would be. All are timed
+with the ``for`` around them.
 
-**A new key.** One further instance through the factory, over one ``httpx.AsyncClient()`` of one's
-own, each made in a new process, after ten others: ``instance_time_vs_httpx``, and
-``instance_memory_vs_httpx`` by the memory that the process holds (RSS), so that what OpenSSL takes is
-counted in.
+**A new key.** One further instance through the factory, over one ``httpx.AsyncClient()`` of
+one's own, each made in a new process, after ten others: ``instance_time_vs_httpx``, and
+``instance_memory_vs_httpx`` by the memory that the process holds (RSS), so that what OpenSSL
+takes is counted in.
 
-**First touches.** A hundred callers ask at once for an instance that is not there yet: tasks of one
-loop, plain threads (ours through asynchistory_compat), and event loops in a thread each. Counted is
-how many different instances they are given: models of LangChain and pydantic-ai, and with LiteLLM,
-which shows its user none, the clients that its calls look up.
+**First touches.** A hundred callers ask at once for an instance that is not there yet: tasks of
+one loop, plain threads (ours through asynchistory_compat), and event loops in a thread each.
+Counted is how many different instances they are given: models of LangChain and pydantic-ai, and
+with LiteLLM, which shows its user none, the clients that its calls look up.
 """
 
 from __future__ import annotations

@@ -110,15 +110,10 @@ def client_key(
 
     Raises:
         InvalidInputError: the temperature is no finite number, the provider or model no text,
-            the base_url has credentials in it, or an option is not plain JSON.
+            or an option is not plain JSON.
     """
     # In place of what was given, so that no traceback shows it among its variables.
     api_key, base_url, options = seal(api_key), endpoint(base_url), Options(options or {})
-    if base_url is REFUSED:
-        raise InvalidInputError(
-            "base_url must be an address such as https://host/v1, without credentials, ? and #; "
-            "give the key as api_key"
-        )
     return ClientKey(
         _name(provider),
         _name(model),

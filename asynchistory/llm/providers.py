@@ -57,7 +57,13 @@ def _scripted(config: ClientConfig) -> LLMClient:
     return ScriptedClient(config.key)
 
 
-_builds: dict[str, Build] = {"openai": _openai, "scripted": _scripted}
+async def _langchain(config: ClientConfig) -> LLMClient:
+    from asynchistory.llm.langchain import build
+
+    return await build(config)
+
+
+_builds: dict[str, Build] = {"langchain": _langchain, "openai": _openai, "scripted": _scripted}
 
 
 def register_provider(name: str, build: Build) -> None:
@@ -93,13 +99,12 @@ async def build_client(
             "register_provider() adds one"
         )
     if not key.base_url:
-        base_url = endpoint(environment.base_url(key.provider))
-        if base_url is REFUSED:
-            raise ConfigurationError(
-                f"the endpoint of {key.provider} in the environment must be an address such as "
-                "https://host/v1, without credentials, ? and #"
-            )
-        key = key._replace(base_url=base_url or "")
+        key = key._replace(base_url=endpoint(environment.base_url(key.provider)) or "")
+    if key.base_url is REFUSED:
+        raise ConfigurationError(
+            "base_url, or the endpoint in the environment, must look like https://host/v1, "
+            "without credentials, ? and #; give the key as api_key"
+        )
     built = build(
         ClientConfig(
             key=key,
