@@ -82,6 +82,9 @@ if TYPE_CHECKING:
         ApiKey as ApiKey,
         ClientKey as ClientKey,
     )
+    from asynchistory.llm.langchain import (
+        LangChainClient as LangChainClient,
+    )
     from asynchistory.llm.port import (
         ChatRequest as ChatRequest,
         Completion as Completion,
@@ -89,6 +92,10 @@ if TYPE_CHECKING:
         ReasoningDelta as ReasoningDelta,
         TextDelta as TextDelta,
         ToolSpec as ToolSpec,
+    )
+    from asynchistory.llm.prices import (
+        Price as Price,
+        PriceOf as PriceOf,
     )
     from asynchistory.llm.providers import (
         ClientConfig as ClientConfig,
@@ -175,8 +182,6 @@ if TYPE_CHECKING:
     from asynchistory.turn import (
         DoneEvent as DoneEvent,
         Event as Event,
-        Price as Price,
-        PriceOf as PriceOf,
         ToolCallEvent as ToolCallEvent,
         ToolResultEvent as ToolResultEvent,
         UsageEvent as UsageEvent,
@@ -194,6 +199,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "ApiKey",
         "ClientKey",
     ),
+    "llm.langchain": ("LangChainClient",),
     "llm.port": (
         "ChatRequest",
         "Completion",
@@ -201,6 +207,10 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "ReasoningDelta",
         "TextDelta",
         "ToolSpec",
+    ),
+    "llm.prices": (
+        "Price",
+        "PriceOf",
     ),
     "llm.providers": (
         "ClientConfig",
@@ -211,8 +221,6 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "turn": (
         "DoneEvent",
         "Event",
-        "Price",
-        "PriceOf",
         "ToolCallEvent",
         "ToolResultEvent",
         "UsageEvent",

@@ -16,14 +16,16 @@ from asynchistory.errors import (
     NotOpenError,
     SequenceConflictError,
 )
-from asynchistory.llm.factory import DEFAULT_TIMEOUT, LLMFactory, default_factory
+from asynchistory.llm.factory import LLMFactory, default_factory
 from asynchistory.llm.key import ApiKey
 from asynchistory.llm.port import LLMClient
+from asynchistory.llm.prices import PriceOf
+from asynchistory.llm.providers import DEFAULT_TIMEOUT
 from asynchistory.manager import AsyncHistoryManager
 from asynchistory.records import JSON, AnyPart, Message
 from asynchistory.runs import task_group
 from asynchistory.tools import Tool
-from asynchistory.turn import DoneEvent, Event, PriceOf, Setting, Turn
+from asynchistory.turn import DoneEvent, Event, Setting, Turn
 
 
 class Conversation:
@@ -46,7 +48,8 @@ class Conversation:
         options: further fields of each request to the model, such as ``{"seed": 1}``.
         prompt: the system prompt of a session that is new.
         tools: functions that the model may call, see :class:`Tool`.
-        price: gives the price of tokens by provider and model.
+        price: gives the price of tokens by provider and model; if left out, that of genai-prices
+            where it is installed.
         max_rounds: how often the model is asked in one turn at most.
     """
 
@@ -69,6 +72,8 @@ class Conversation:
         price: PriceOf | None = None,
         max_rounds: int = 10,
     ) -> None:
+        # In their place, so that no traceback shows the secrets in them.
+        api_key, base_url, options = LLMFactory.sealed(api_key, base_url, options or {})
         self.history: AsyncHistoryManager = history
         self.factory: LLMFactory = default_factory() if factory is None else factory
         self.provider: str = provider
@@ -80,7 +85,7 @@ class Conversation:
             "base_url": base_url,
             "api_key": api_key,
             "timeout": timeout,
-            **(options or {}),
+            **options,
         }
         self._prompt = prompt
         made = [tool if isinstance(tool, Tool) else Tool(tool) for tool in tools]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any, TypeAlias
 from uuid import uuid4
 
@@ -19,6 +19,7 @@ from asynchistory.llm.port import (
     ReasoningDelta,
     TextDelta,
 )
+from asynchistory.llm.prices import PriceOf, by_list, by_price
 from asynchistory.manager import AsyncHistoryManager
 from asynchistory.manager.fitting import interruptions, sendable
 from asynchistory.manager.tokens import estimate_tokens
@@ -36,21 +37,12 @@ from asynchistory.records import (
     ToolCallPart,
     ToolResultPart,
     Usage,
-    money,
 )
 from asynchistory.runs import task_group
 from asynchistory.tools import Tool
 
 #: Characters of a tool's error that the model is told.
 MAX_ERROR_TEXT = 2000
-
-
-class Price(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model's tokens cost: money for a million of them."""
-
-    input: float
-    output: float
-    currency: str = "USD"
 
 
 class ToolCallEvent(msgspec.Struct, frozen=True):
@@ -83,8 +75,6 @@ class DoneEvent(msgspec.Struct, frozen=True):
 Event: TypeAlias = (
     TextDelta | ReasoningDelta | ToolCallEvent | ToolResultEvent | UsageEvent | DoneEvent
 )
-#: Gives the price of a model's tokens, None if it is not known.
-PriceOf: TypeAlias = Callable[[str, str], Price | None]
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -302,26 +292,21 @@ class Turn:
             return
         counted = {name: getattr(usage, name) for name in usage.__struct_fields__}
         records.append(TokenUsage(**call, **counted, source="provider"))
-        cost = self._cost(call, usage)
+        cost = await self._cost(call, completion)
         if cost is not None:
             records.append(cost)
         await self._append(*records)
         await self._send.send(UsageEvent(usage, cost))
 
-    def _cost(self, call: dict[str, Any], usage: Usage) -> Cost | None:
-        of = self._setting.price
-        price = of(call["provider"], call["model"]) if of is not None else None
-        if price is None or usage.input_tokens is None or usage.output_tokens is None:
-            return None
-        sent = money(price.input * usage.input_tokens / 1_000_000)
-        received = money(price.output * usage.output_tokens / 1_000_000)
-        return Cost(
-            **call,
-            input_cost=sent,
-            output_cost=received,
-            total_cost=sent + received,
-            currency=price.currency,
-        )
+    async def _cost(self, call: dict[str, Any], completion: Completion) -> Cost | None:
+        key, price_of, usage = self._setting.llm.key, self._setting.price, completion.usage
+        assert usage is not None, "there is a cost only where there is a usage"
+        if price_of is None:
+            amounts = await by_list(key, completion.model, usage)
+        else:
+            price = price_of(key.provider, key.model)
+            amounts = by_price(price, usage) if price is not None else None
+        return Cost(**call, **msgspec.structs.asdict(amounts)) if amounts is not None else None
 
     # -- the tools
 

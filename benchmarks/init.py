@@ -37,7 +37,7 @@ Make = Callable[[], Awaitable[object]]
 
 async def own_uncached() -> object:
     key = client_key("openai", "gpt-4o", 0.0, "https://localhost/v1", "sk-bench")
-    return build_client(key, api_key="sk-bench", timeout=60.0, options={})
+    return await build_client(key, api_key="sk-bench", timeout=60.0, options={})
 
 
 def cached() -> Make:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from asynchistory.llm.prices import Price
 from asynchistory.testing import CallTool, Reply
 from asynchistory.tools import Tool
-from asynchistory.turn import Price
 
 PROMPT = "You are a helpful assistant. Use the tools, and keep it short."
 USERS = ("mia", "ravi", "chen", "olga", "tariq")

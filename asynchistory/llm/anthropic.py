@@ -58,9 +58,9 @@ class AnthropicClient(HTTPClient):
         # Anthropic's own clients are given the address without a version, most others with it.
         return f"{checked_url(self.key.base_url or BASE_URL).removesuffix('/v1')}/v1/messages"
 
-    def _headers(self, secret: str | None) -> dict[str, str]:
+    def _headers(self, secret: str) -> dict[str, str]:
         headers = {"anthropic-version": self._version}
-        return headers if secret is None else {**headers, "x-api-key": secret}
+        return headers if not secret else {**headers, "x-api-key": secret}
 
     def _body(self, request: ChatRequest, *, streamed: bool) -> dict[str, Any]:
         system, messages = conversation_to_anthropic(request.messages)

@@ -21,7 +21,6 @@ import msgspec
 from asynchistory.codec import MAX_TOKENS
 from asynchistory.errors import (
     ConfigurationError,
-    LLMAuthenticationError,
     LLMError,
     LLMResponseError,
 )
@@ -34,7 +33,7 @@ from asynchistory.llm.http import (
     read_on,
     unwind,
 )
-from asynchistory.llm.key import ClientKey
+from asynchistory.llm.key import ClientKey, GiveKey, secret_of
 from asynchistory.llm.port import (
     ChatRequest,
     ClientEvent,
@@ -125,7 +124,7 @@ class HTTPClient(LLMClient):
         self,
         key: ClientKey,
         *,
-        api_key: Callable[[], str | None],
+        api_key: GiveKey,
         timeout: float = 60.0,
         options: dict[str, JSON] | None = None,
         pause: Callable[[float], Awaitable[None]] = anyio.sleep,
@@ -152,8 +151,8 @@ class HTTPClient(LLMClient):
         """The URL that requests go to."""
 
     @abstractmethod
-    def _headers(self, secret: str | None) -> dict[str, str]:
-        """The headers of a request."""
+    def _headers(self, secret: str) -> dict[str, str]:
+        """The headers of a request; ``secret`` is "" where there is none."""
 
     @abstractmethod
     def _body(self, request: ChatRequest, *, streamed: bool) -> dict[str, Any]:
@@ -240,17 +239,9 @@ class HTTPClient(LLMClient):
         raise refusal(self.key.provider, response, answer)
 
     async def _request(self, content: _Payload) -> Request:
-        headers = {"content-type": "application/json", **self._headers(await self._secret())}
+        secret = await secret_of(self._api_key, self.key.provider)
+        headers = {"content-type": "application/json", **self._headers(secret)}
         return post(self._http, self._url, content, headers)
-
-    async def _secret(self) -> str | None:
-        secret = (self._api_key() or "").strip() or None
-        if secret is not None and not (secret.isascii() and secret.isprintable()):
-            raise LLMAuthenticationError(
-                "the API key has characters that no header can carry; set it again",
-                provider=self.key.provider,
-            )
-        return secret
 
     # -- reading a stream
 

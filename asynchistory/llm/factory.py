@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, NamedTuple, NoReturn, Self
 
-from asynchistory.errors import AsyncHistoryError, ClientCreationError
+from asynchistory.errors import (
+    AsyncHistoryError,
+    ClientCreationError,
+    ConfigurationError,
+    InvalidInputError,
+)
 from asynchistory.forks import in_child, own_lock
-from asynchistory.llm.key import ApiKey, client_key
+from asynchistory.llm.flight import Flight
+from asynchistory.llm.instances import Instances
+from asynchistory.llm.key import (
+    ApiKey,
+    ClientKey,
+    Credential,
+    Options,
+    client_key,
+    endpoint,
+    finite,
+    seal,
+)
 from asynchistory.llm.port import LLMClient
-from asynchistory.llm.providers import build_client
+from asynchistory.llm.providers import DEFAULT_TIMEOUT, build_client
 from asynchistory.records import JSON
 from asynchistory.runs import (
     Waiter,
     checkpoint_if_cancelled,
     current_run,
-    new_lock,
     wake,
 )
 
-if TYPE_CHECKING:
-    from asynchistory.runs import Lock
-
-
-#: Seconds to wait for each piece of an answer.
-DEFAULT_TIMEOUT = 60.0
+_NUMBERS = frozenset((float, int))
 
 
 class FactoryStatistics(NamedTuple):
@@ -34,36 +47,22 @@ class FactoryStatistics(NamedTuple):
     Attributes:
         hits: instances given without waiting.
         misses: callers who found none.
+        waits: those of them who joined a creation that was under way.
         creations: instances created.
         failures: creations that raised.
         hand_overs: creations that another caller took over because the first was cancelled.
+        evictions: instances let go of because of ``max_entries`` or ``idle_ttl``.
         size: instances held now.
     """
 
     hits: int
     misses: int
+    waits: int
     creations: int
     failures: int
     hand_overs: int
+    evictions: int
     size: int
-
-
-class _Flight:
-    """One creation, and all who asked while it was under way, in any loop and thread."""
-
-    def __init__(self, generation: int) -> None:
-        self.generation = generation
-        self.locks: dict[object, Lock] = {}
-        self.waiters: deque[Waiter] = deque()
-        self.led = False
-        self.done = False
-        self.instance: Any = None
-        self.error: ClientCreationError | None = None
-
-    def outcome(self) -> Any:
-        if self.error is not None:
-            raise self.error.with_traceback(None)
-        return self.instance
 
 
 class LLMFactory:
@@ -77,15 +76,56 @@ class LLMFactory:
     If the creator is cancelled, another caller creates. If it fails, all who
     asked get the same :class:`~asynchistory.ClientCreationError`, nothing is
     kept, and the next call tries again.
+
+    It need not be closed. What it lets go of stays usable by those who have it.
+
+    Args:
+        max_entries: of more instances than this, the least recently used are let go of; None
+            for no limit.
+        idle_ttl: seconds after its last use that an instance is kept; None for ever.
+        clock: what ``idle_ttl`` is measured by, in seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        max_entries: int | None = None,
+        idle_ttl: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if max_entries is not None and (type(max_entries) is not int or max_entries < 1):
+            raise ConfigurationError("max_entries must be a number of at least 1, or None")
+        if idle_ttl is not None and finite(idle_ttl, "idle_ttl") <= 0:
+            raise ConfigurationError("idle_ttl must be more than 0 seconds, or None")
         self._lock = own_lock(self, "_lock")  # never held across an await
-        self._instances: dict[Hashable, Any] = {}
-        self._flights: dict[Hashable, _Flight] = {}
+        self._held = Instances(max_entries, idle_ttl, clock)
+        # What each hit needs.
+        self._quick = self._held.by_arguments
+        self._bounded = self._held.bounded
+        self._flights: dict[Hashable, Flight] = {}
         self._generation = 0
-        self._hits = self._misses = self._creations = self._failures = self._hand_overs = 0
+        # Counted without a lock: the interpreter does not switch threads within `+= 1`.
+        self._hits = 0
+        self._misses = self._waits = 0
+        self._creations = self._failures = self._hand_overs = 0
         in_child(self, "_let_go")
+
+    def __repr__(self) -> str:
+        return f"<LLMFactory of {len(self._held)} instances>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a factory is not pickled; each process has its own, see default_factory()")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
 
     async def get(
         self,
@@ -102,12 +142,14 @@ class LLMFactory:
         """The LLM instance of a configuration, which is created if there is none.
 
         Args:
-            provider: ``openai`` (and all who speak its format), ``scripted``, or one of
-                :func:`register_provider`.
+            provider: ``openai`` (and all who speak its format), ``scripted``, ``langchain:`` and
+                a provider of LangChain's, or one of :func:`register_provider`.
             model: the model's name there.
             temperature: None leaves it to the provider.
             base_url: the endpoint; the provider's own, or its environment variable's, if left out.
-            api_key: the secret, or a function that gives it; the environment's if left out.
+            api_key: the secret, or a function that gives it, which may be async and is asked
+                for each request; the environment's if left out. A function is told from others
+                by identity: give the same one each time.
             timeout: seconds to wait for each piece of an answer.
             options: further fields of each request.
 
@@ -115,14 +157,43 @@ class LLMFactory:
             ClientCreationError: it could not be made; the cause is its ``__cause__``.
             InvalidInputError: an argument cannot be used.
         """
-        extras = options if timeout == DEFAULT_TIMEOUT else {**options, "timeout": timeout}
-        key = client_key(provider, model, temperature, base_url, api_key, extras)
+        if not options:
+            try:
+                # With the type, as True is equal to 1.0 and no temperature.
+                kind = temperature.__class__
+                entry = self._quick[provider, model, temperature, kind, base_url, api_key, timeout]
+                if (timeout is DEFAULT_TIMEOUT or timeout.__class__ in _NUMBERS) and (
+                    not self._bounded or self._held.touch(entry)
+                ):
+                    self._hits += 1
+                    return entry.instance  # type: ignore[no-any-return]
+            except (KeyError, TypeError):  # not there, or not even hashable
+                pass
+        api_key, base_url, options = self.sealed(api_key, base_url, options)
+        return await self._get(provider, model, temperature, base_url, api_key, timeout, options)
+
+    async def _get(
+        self,
+        provider: str,
+        model: str,
+        temperature: float | None,
+        base_url: str | None,
+        api_key: Credential | None,
+        timeout: float,  # noqa: ASYNC109
+        options: Options,
+    ) -> LLMClient:
+        key = _client_key(provider, model, temperature, base_url, api_key, timeout, options)
 
         async def create() -> LLMClient:
             await checkpoint_if_cancelled()
-            return build_client(key, api_key=api_key, timeout=timeout, options=options)
+            return await build_client(key, api_key=api_key, timeout=timeout, options=options)
 
         client: LLMClient = await self.get_or_create(key, create)
+        if not options:
+            given, kind = api_key and api_key.given, type(temperature)
+            spelling = (provider, model, temperature, kind, base_url, given, timeout)
+            with self._lock:
+                self._held.remember(key, spelling)
         return client
 
     async def get_or_create(self, key: Hashable, create: Callable[[], Awaitable[Any]]) -> Any:
@@ -132,41 +203,79 @@ class LLMFactory:
             ClientCreationError: ``create`` raised; the cause is its ``__cause__``.
             NoEventLoopError: neither asyncio nor trio is running here.
         """
-        try:
-            instance = self._instances[key]
-        except KeyError:
-            pass
-        else:
+        entry = self._held.find(key)
+        if entry is not None:
             self._hits += 1
-            return instance
+            return entry.instance
         run = current_run()
         with self._lock:
             # Joined before it queues: whoever asked during a creation shares its outcome.
             flight = self._join(key)
-            lock = flight.locks.get(run)
-            if lock is None:
-                lock = flight.locks[run] = new_lock()
-        async with lock:
-            while not flight.done:
-                await self._lead_or_wait(key, flight, create)
+            lock = flight.lock(run)
+        try:
+            async with lock:
+                while not flight.done:
+                    await self._lead_or_wait(key, flight, create)
+        finally:
+            self._part(key, flight)
         return flight.outcome()
+
+    @staticmethod
+    def sealed(
+        api_key: ApiKey, base_url: str | None, options: Mapping[str, JSON]
+    ) -> tuple[Credential | None, str | None, Options]:
+        """The arguments of :meth:`get` that may hold secrets, as ones that do not show.
+
+        It refuses nothing. Who hands arguments on puts these in their place, so that no
+        traceback shows the secrets among its variables.
+        """
+        return seal(api_key), endpoint(base_url), Options(options)
 
     def peek(self, key: Hashable) -> Any:
         """The instance of ``key``, None if there is none. Needs no event loop."""
-        instance = self._instances.get(key)
-        self._hits += instance is not None
-        return instance
+        entry = self._held.find(key)
+        if entry is None:
+            return None
+        self._hits += 1
+        return entry.instance
+
+    def peek_client(
+        self,
+        /,
+        provider: str,
+        model: str,
+        *,
+        temperature: float | None = None,
+        base_url: str | None = None,
+        api_key: ApiKey = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        **options: JSON,
+    ) -> LLMClient | None:
+        """What :meth:`get` gives for these arguments, None if it would have to be made.
+
+        Needs no event loop.
+
+        Raises:
+            InvalidInputError: an argument cannot be used.
+        """
+        api_key, base_url, options = self.sealed(api_key, base_url, options)
+        key = _client_key(provider, model, temperature, base_url, api_key, timeout, options)
+        client: LLMClient | None = self.peek(key)
+        return client
 
     def get_cache_stats(self) -> FactoryStatistics:
         """What the factory has done, and what it holds."""
         with self._lock:
+            self._held.sweep()
             return FactoryStatistics(
                 self._hits,
                 self._misses,
+                self._waits,
                 self._creations,
                 self._failures,
                 self._hand_overs,
-                len(self._instances),
+                self._held.evictions,
+                len(self._held),
             )
 
     def clear_llm_cache(self) -> int:
@@ -174,28 +283,54 @@ class LLMFactory:
 
         A creation under way answers those who asked for it and is not kept.
         """
+        return len(self._clear())
+
+    async def aclose(self) -> None:
+        """Forget all instances, and close those that have an ``aclose``.
+
+        For who knows that nobody uses them any more. The clients of this package hold nothing
+        open and have none. The factory can be used again.
+        """
+        async with AsyncExitStack() as stack:
+            for instance in self._clear():
+                close = getattr(instance, "aclose", None)
+                if close is not None:
+                    stack.push_async_callback(close)
+
+    def _clear(self) -> list[Any]:
         with self._lock:
-            number = len(self._instances)
             self._generation += 1
-            self._instances.clear()
             self._flights.clear()
-            self._hits = self._misses = self._creations = self._failures = self._hand_overs = 0
-            return number
+            self._hits = self._misses = self._waits = 0
+            self._creations = self._failures = self._hand_overs = 0
+            return self._held.clear()
 
     # -- a creation
 
-    def _join(self, key: Hashable) -> _Flight:
+    def _join(self, key: Hashable) -> Flight:
         self._misses += 1
         flight = self._flights.get(key)
         if flight is None:
-            flight = self._flights[key] = _Flight(self._generation)
-            if key in self._instances:  # created since the look-up without the lock
-                flight.done, flight.instance = True, self._instances[key]
-                del self._flights[key]
+            flight = Flight(self._generation)
+            entry = self._held.find(key)
+            if entry is None:
+                self._flights[key] = flight
+            else:  # created since the look-up without the lock
+                flight.done, flight.instance = True, entry.instance
+        else:
+            self._waits += 1
+        flight.callers += 1
         return flight
 
+    def _part(self, key: Hashable, flight: Flight) -> None:
+        with self._lock:
+            flight.callers -= 1
+            if not flight.callers and self._flights.get(key) is flight:
+                # All were cancelled. Left here, it would keep their event loops.
+                del self._flights[key]
+
     async def _lead_or_wait(
-        self, key: Hashable, flight: _Flight, create: Callable[[], Awaitable[Any]]
+        self, key: Hashable, flight: Flight, create: Callable[[], Awaitable[Any]]
     ) -> None:
         with self._lock:
             if flight.done:
@@ -210,7 +345,7 @@ class LLMFactory:
         else:
             await waiter.wait(lambda: self._leave(flight, waiter))
 
-    def _leave(self, flight: _Flight, waiter: Waiter) -> bool:
+    def _leave(self, flight: Flight, waiter: Waiter) -> bool:
         with self._lock:
             if waiter not in flight.waiters:
                 return False  # woken already: it has an outcome, or has to create
@@ -218,7 +353,7 @@ class LLMFactory:
             return True
 
     async def _lead(
-        self, key: Hashable, flight: _Flight, create: Callable[[], Awaitable[Any]]
+        self, key: Hashable, flight: Flight, create: Callable[[], Awaitable[Any]]
     ) -> None:
         try:
             instance = await create()
@@ -231,7 +366,7 @@ class LLMFactory:
             self._land(key, flight, instance, None)
 
     def _land(
-        self, key: Hashable, flight: _Flight, instance: Any, error: ClientCreationError | None
+        self, key: Hashable, flight: Flight, instance: Any, error: ClientCreationError | None
     ) -> None:
         with self._lock:
             flight.instance, flight.error, flight.done = instance, error, True
@@ -241,11 +376,11 @@ class LLMFactory:
                 self._failures += error is not None
                 self._creations += error is None
                 if error is None:
-                    self._instances[key] = instance
+                    self._held.add(key, instance)
             waiters, flight.waiters = flight.waiters, deque()
         wake(waiters)
 
-    def _hand_over(self, flight: _Flight) -> None:
+    def _hand_over(self, flight: Flight) -> None:
         with self._lock:
             flight.led = False
             self._hand_overs += 1
@@ -269,6 +404,22 @@ def _failure(error: Exception) -> ClientCreationError:
     )
     failure.__cause__ = error
     return failure
+
+
+def _client_key(
+    provider: str,
+    model: str,
+    temperature: float | None,
+    base_url: str | None,
+    api_key: ApiKey,
+    timeout: float,
+    options: Options,
+) -> ClientKey:
+    timeout = finite(timeout, "timeout")
+    if timeout <= 0:
+        raise InvalidInputError("timeout must be more than 0 seconds")
+    extras = options if timeout == DEFAULT_TIMEOUT else Options(options, timeout=timeout)
+    return client_key(provider, model, temperature, base_url, api_key, extras)
 
 
 _default = LLMFactory()

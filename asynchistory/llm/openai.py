@@ -29,8 +29,8 @@ class OpenAIClient(HTTPClient):
     def _address(self) -> str:
         return f"{checked_url(self.key.base_url or BASE_URL)}/chat/completions"
 
-    def _headers(self, secret: str | None) -> dict[str, str]:
-        return {} if secret is None else {"authorization": f"Bearer {secret}"}
+    def _headers(self, secret: str) -> dict[str, str]:
+        return {} if not secret else {"authorization": f"Bearer {secret}"}
 
     def _body(self, request: ChatRequest, *, streamed: bool) -> dict[str, Any]:
         body: dict[str, Any] = {

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from inspect import isawaitable
 from typing import TypeAlias
 
 import msgspec
 
 from asynchistory import environment
-from asynchistory.errors import ConfigurationError
-from asynchistory.llm.key import ApiKey, ClientKey
+from asynchistory.errors import ConfigurationError, InvalidInputError
+from asynchistory.llm.key import REFUSED, ApiKey, ClientKey, GiveKey, Options, endpoint, seal
 from asynchistory.llm.port import LLMClient
 from asynchistory.records import JSON
+
+#: Seconds to wait for each piece of an answer.
+DEFAULT_TIMEOUT = 60.0
 
 
 class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,13 +23,14 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         key: what it is for.
-        api_key: gives the secret of the moment, None where there is none.
+        api_key: gives the secret of the moment, None where there is none; if its user gave an
+            async function, what has to be awaited for it.
         timeout: seconds to wait for each piece of an answer.
         options: further fields of each request.
     """
 
     key: ClientKey
-    api_key: Callable[[], str | None]
+    api_key: GiveKey
     timeout: float
     options: dict[str, JSON]
 
@@ -33,8 +38,9 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         return f"<ClientConfig {self.key!r}>"
 
 
-#: Makes a client. It does not wait: nothing is opened before the first request.
-Build: TypeAlias = Callable[[ClientConfig], LLMClient]
+#: Makes a client. It opens nothing before the first request. What takes long, such as a slow
+#: import, belongs into an async one.
+Build: TypeAlias = Callable[[ClientConfig], LLMClient | Awaitable[LLMClient]]
 
 
 def _openai(config: ClientConfig) -> LLMClient:
@@ -59,41 +65,65 @@ def _scripted(config: ClientConfig) -> LLMClient:
     return ScriptedClient(config.key)
 
 
+async def _langchain(config: ClientConfig) -> LLMClient:
+    from asynchistory.llm.langchain import build
+
+    return await build(config)
+
+
 _builds: dict[str, Build] = {
     "anthropic": _anthropic,
+    "langchain": _langchain,
     "openai": _openai,
     "scripted": _scripted,
 }
 
 
 def register_provider(name: str, build: Build) -> None:
-    """Have models of the provider ``name`` made by ``build``; a name can be given anew."""
+    """Have models of the provider ``name`` made by ``build``; a name can be given anew.
+
+    It makes those of ``name:anything`` too. Instances that exist stay as they are.
+
+    Raises:
+        InvalidInputError: the name is no text, or has a colon.
+    """
+    if not isinstance(name, str) or not name or ":" in name:
+        raise InvalidInputError("the name of a provider must be text without a colon")
     _builds[name] = build
 
 
-def build_client(
-    key: ClientKey, *, api_key: ApiKey, timeout: float, options: dict[str, JSON]
+async def build_client(
+    key: ClientKey,
+    *,
+    api_key: ApiKey,
+    timeout: float,  # noqa: ASYNC109 - of each step of a request, not of this call
+    options: dict[str, JSON],
 ) -> LLMClient:
     """The client of a configuration.
 
     Raises:
         ConfigurationError: the provider is not known, or its configuration cannot work.
     """
-    build = _builds.get(key.provider)
+    api_key, options = seal(api_key), Options(options)  # which no traceback shows
+    build = _builds.get(key.provider.partition(":")[0])
     if build is None:
         raise ConfigurationError(
             f"no provider {key.provider!r}; there are {', '.join(sorted(_builds))}, and "
             "register_provider() adds one"
         )
-    if not key.base_url and (url := environment.base_url(key.provider)):
-        key = key._replace(base_url=url.rstrip("/"))
-    config = ClientConfig(
-        key=key, api_key=_secret(key.provider, api_key), timeout=timeout, options=options
+    if not key.base_url:
+        key = key._replace(base_url=endpoint(environment.base_url(key.provider)) or "")
+    if key.base_url is REFUSED:
+        raise ConfigurationError(
+            "base_url, or the endpoint in the environment, must look like https://host/v1, "
+            "without credentials, ? and #; give the key as api_key"
+        )
+    built = build(
+        ClientConfig(
+            key=key,
+            api_key=api_key or (lambda: environment.api_key(key.provider)),
+            timeout=timeout,
+            options=options,
+        )
     )
-    return build(config)
-
-
-def _secret(provider: str, api_key: ApiKey) -> Callable[[], str | None]:
-    if api_key is None:
-        return lambda: environment.api_key(provider)
-    return api_key if callable(api_key) else lambda: api_key
+    return await built if isawaitable(built) else built

@@ -8,7 +8,9 @@ from typing import Any, Final, Self
 
 import asynchistory
 from asynchistory import (
+    JSON,
     AnyPart,
+    ApiKey,
     AsyncHistoryManager,
     Event,
     FactoryStatistics,
@@ -34,10 +36,25 @@ class LLMFactory:
         self.factory: asynchistory.LLMFactory = default_factory() if factory is None else factory
         self.timeout: float | None = timeout
 
-    def _opened(self) -> asynchistory.LLMFactory:
-        return self.factory
-
-    get: Final = mirror(asynchistory.LLMFactory.get)
+    def get(
+        self,
+        /,
+        provider: str,
+        model: str,
+        *,
+        temperature: float | None = None,
+        base_url: str | None = None,
+        api_key: ApiKey = None,
+        timeout: float = 60.0,
+        **options: JSON,
+    ) -> LLMClient:
+        """See :meth:`asynchistory.LLMFactory.get`; what is there is given without a loop."""
+        api_key, base_url, options = self.factory.sealed(api_key, base_url, options)
+        options.update(temperature=temperature, base_url=base_url, api_key=api_key, timeout=timeout)
+        found = self.factory.peek_client(provider, model, **options)
+        if found is not None:
+            return found
+        return bridge().call(lambda: self.factory.get(provider, model, **options), self.timeout)
 
     def get_or_create(self, key: Hashable, create: Callable[[], Awaitable[Any]]) -> Any:
         """The instance of ``key``; ``await create()`` makes it if there is none."""
@@ -83,6 +100,7 @@ class Conversation:
         timeout: float | None = None,
         **options: Any,
     ) -> None:
+        options = asynchistory.LLMFactory.sealed(None, None, options)[2]  # no traceback shows them
         self._history = history if isinstance(history, HistoryManager) else HistoryManager(history)
         async_factory = factory.factory if isinstance(factory, LLMFactory) else factory
         self.conversation: asynchistory.Conversation = asynchistory.Conversation(

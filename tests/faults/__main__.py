@@ -8,6 +8,7 @@ What there is, and what --times counts:
     bitflip      bits of stored records that are flipped
     cancel       cancellations of appends and reads, on each loop
     crowd        crowds of 10,000 tasks at once, on each loop
+    firsttouch   first touches of a factory, of each scene
     ioerror      calls to the file system that fail, of each kind in each scene, on each loop
     powercut     images of what a disk may hold after its power was cut
     processes    new files that twelve processes open at the same moment
@@ -23,13 +24,14 @@ import json
 import sys
 from collections.abc import Callable
 
-from tests.faults import bitflip, cancel, crowd, ioerror, powercut, processes, sigkill
+from tests.faults import bitflip, cancel, crowd, firsttouch, ioerror, powercut, processes, sigkill
 from tests.faults.report import FINDINGS, Report
 
 CAMPAIGNS: dict[str, Callable[[int], Report]] = {
     "bitflip": bitflip.campaign,
     "cancel": cancel.campaign,
     "crowd": crowd.campaign,
+    "firsttouch": firsttouch.campaign,
     "ioerror": ioerror.campaign,
     "powercut": powercut.campaign,
     "processes": processes.campaign,

@@ -88,7 +88,7 @@ def test_cache_cleanup() -> None:
         factory.get("scripted", model)
     assert factory.get_cache_stats().size == 3
     assert factory.clear_llm_cache() == 3
-    assert factory.get_cache_stats() == (0, 0, 0, 0, 0, 0)
+    assert factory.get_cache_stats() == (0,) * 8
     assert factory.peek("a") is None
     factory.get("scripted", "a")
     assert factory.get_cache_stats().creations == 1
