@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import re
 import socket
@@ -10,7 +9,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import anyio
@@ -35,7 +33,7 @@ from asynchistory import (
     ToolSpec,
 )
 from asynchistory.testing import CallTool, Fault, Gate, LoopbackLLM, Reply
-from tests.llm.asking import BOTH_FORMATS, BOTH_WAYS, KEY, ask, connect
+from tests.llm.asking import BOTH_FORMATS, BOTH_WAYS, KEY, ask, connect, connections
 
 pytest.importorskip("uvicorn", reason="the loopback server runs on uvicorn")
 
@@ -91,15 +89,6 @@ async def failure(client: LLMClient, streamed: bool, request: ChatRequest = REQU
     with anyio.fail_after(30), pytest.raises(LLMError) as caught:
         await ask(client, streamed, request)
     return caught.value
-
-
-def connections(server: LoopbackLLM) -> int:
-    """How many connections to the server this process has open."""
-    gc.collect()
-    port = f":{int(server.origin.rpartition(':')[2]):04X}"
-    lines = Path("/proc/self/net/tcp").read_text("ascii").splitlines()[1:]
-    # Of its fields the third is the other end, the tenth the inode, 0 once it is closed.
-    return sum(line.split()[2].endswith(port) and line.split()[9] != "0" for line in lines)
 
 
 def shows_nothing(error: BaseException) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import anyio
@@ -17,6 +18,7 @@ from asynchistory import (
 )
 from asynchistory.testing import CallTool, LoopbackLLM, Reply
 from tests.llm.asking import BOTH_WAYS, HI, KEY, ask, connect
+from tests.llm.test_openai_connections import raw_server
 
 pytest.importorskip("uvicorn", reason="the loopback server runs on uvicorn")
 
@@ -196,3 +198,40 @@ async def test_the_official_client_gives_the_same(reply: Reply) -> None:
         assert whole.usage.total_tokens == usage.total_tokens
         assert whole.usage.cached_tokens == usage.prompt_tokens_details.cached_tokens
         assert whole.usage.reasoning_tokens == usage.completion_tokens_details.reasoning_tokens
+
+
+def fragment(index: int | None, call_id: str | None, arguments: str) -> dict[str, Any]:
+    function = {"name": "f" if call_id else None, "arguments": arguments}
+    return {"index": index, "id": call_id, "function": function}
+
+
+def sse(*deltas: dict[str, Any]) -> bytes:
+    chunks = [json.dumps({"choices": [{"delta": delta}]}).encode() for delta in deltas]
+    body = b"".join(b"data: " + chunk + b"\n\n" for chunk in [*chunks, b"[DONE]"])
+    return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+
+
+@pytest.mark.parametrize(
+    "fragments",
+    [
+        [fragment(0, "a", '{"n"'), fragment(1, "b", "{}"), fragment(0, None, ": 1}")],
+        [fragment(0, "a", '{"n": 1}'), fragment(0, "b", "{}")],
+        [fragment(None, "a", '{"n": 1}'), fragment(None, "b", "{}")],
+    ],
+    ids=["interleaved", "one index", "no index"],
+)
+@pytest.mark.anyio
+async def test_parallel_calls_as_servers_send_them(fragments: list[Any]) -> None:
+    deltas = [{"tool_calls": [one]} for one in fragments]
+    async with raw_server(sse(*deltas)) as url:
+        whole, _ = await ask(await connect(url), True)
+    calls = whole.message.tool_calls
+    assert [(call.id, call.parsed()) for call in calls] == [("a", {"n": 1}), ("b", {})]
+
+
+@pytest.mark.anyio
+async def test_a_refusal_is_what_the_model_says() -> None:
+    async with raw_server(sse({"refusal": "I will "}, {"refusal": "not."})) as url:
+        whole, pieces = await ask(await connect(url), True)
+    assert pieces == [TextDelta("I will "), TextDelta("not.")]
+    assert whole.message.text == "I will not."
