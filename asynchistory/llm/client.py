@@ -1,12 +1,7 @@
-"""What all clients over HTTP have in common: sending, trying again, reading streams.
-
-The rules of trying again are those of the providers' own clients. They hang on the
-headers of the answer; a library for retries would be left with a loop of five lines.
-"""
+"""What all clients over HTTP have in common: sending, trying again, reading streams."""
 
 from __future__ import annotations
 
-import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
@@ -44,13 +39,9 @@ from asynchistory.llm.port import (
     TextDelta,
 )
 from asynchistory.llm.problems import facts, problem, refusal, request_id
+from asynchistory.llm.retries import MAX_RETRIES, wait_before_retry
 from asynchistory.llm.sse import EventParser
 from asynchistory.records import JSON, Message, Usage
-
-#: How often a request is sent again that failed before anything was answered.
-MAX_RETRIES = 2
-#: Seconds before it is sent again: the first time, at most, and at most if the server says it.
-FIRST_WAIT, LONGEST_WAIT, LONGEST_ASKED = 0.5, 8.0, 120.0
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -303,27 +294,6 @@ class HTTPClient(LLMClient):
         if type(value) is not int or value < least:
             raise ConfigurationError(f"{name} must be a whole number of at least {least}")
         return value
-
-
-def wait_before_retry(
-    error: LLMError, max_retries: int, chance: Callable[[], float] = random.random
-) -> float | None:
-    """Seconds to wait before a request is sent again, None if it shall not be.
-
-    Args:
-        error: what became of it, after ``error.attempts`` attempts.
-        max_retries: how often it may be sent again.
-        chance: gives a number from 0 to 1; the wait is up to a quarter shorter by it.
-    """
-    asked = error.retry_after
-    if error.attempts > max_retries or not error.retryable:
-        return None
-    if asked is not None and asked > LONGEST_ASKED:
-        return None
-    if asked:
-        return asked
-    doubled: float = FIRST_WAIT * 2 ** min(error.attempts - 1, 10)
-    return min(doubled, LONGEST_WAIT) * (1 - 0.25 * chance())
 
 
 def text_or_none(value: Any) -> str | None:
