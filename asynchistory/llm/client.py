@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager
 from copy import copy
 from itertools import count
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import anyio
@@ -92,6 +93,28 @@ class _Payload(bytes):
         return f"<{len(self)} bytes>"
 
 
+class _WithoutData:
+    """Cuts errors off from the frames that hold an answer's data, which may quote the key.
+
+    What logs tracebacks with their local variables would log it.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, LLMError):
+            raise error.with_traceback(None)
+
+
+_WITHOUT_DATA = _WithoutData()
+
+
 class _Call(NamedTuple):
     """A request that is being answered."""
 
@@ -122,6 +145,7 @@ class HTTPClient(LLMClient):
         pause: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self.key = key
+        self._url = ""  # a repr may be asked for before it is checked
         self._options = copy(options or {})
         self._max_retries = self._own_option("max_retries", MAX_RETRIES, least=0)
         self._configure()
@@ -172,9 +196,13 @@ class HTTPClient(LLMClient):
     async def complete(self, request: ChatRequest) -> Completion:
         """See :class:`LLMClient`."""
         async with self._send(self._payload(request, streamed=False)) as call:
-            with problem(self.key.provider, call.response):
-                data = msgspec.json.decode(await call.response.aread(), type=dict[str, Any])
-                return self._completion(call, self._answer(data))
+            with _WITHOUT_DATA:
+                return await self._whole(call)
+
+    async def _whole(self, call: _Call) -> Completion:
+        with problem(self.key.provider, call.response):
+            data = msgspec.json.decode(await call.response.aread(), type=dict[str, Any])
+            return self._completion(call, self._answer(data))
 
     def _completion(
         self, call: _Call, answer: Answer, end: float | None = None, first: float | None = None
@@ -224,11 +252,15 @@ class HTTPClient(LLMClient):
         if response.status_code == 200:
             return response
         try:
-            with problem(self.key.provider, response):
-                answer = await response.aread()
+            raise await self._refusal(response)
         finally:
             await response.aclose()
-        raise refusal(self.key.provider, response, answer)
+
+    async def _refusal(self, response: Response) -> LLMError:
+        # Made here and raised elsewhere: the answer may quote the key.
+        with problem(self.key.provider, response):
+            answer = await response.aread()
+        return refusal(self.key.provider, response, answer)
 
     async def _request(self, content: _Payload) -> Request:
         headers = {"content-type": "application/json", **self._headers(await self._secret())}
@@ -246,6 +278,12 @@ class HTTPClient(LLMClient):
     # -- reading a stream
 
     async def _events(self, call: _Call) -> AsyncGenerator[ClientEvent, None]:
+        with _WITHOUT_DATA:
+            async with aclosing(self._read(call)) as events:
+                async for event in events:
+                    yield event
+
+    async def _read(self, call: _Call) -> AsyncGenerator[ClientEvent, None]:
         assembler, parser, first = self._assembler(), EventParser(), None
         with problem(self.key.provider, call.response):
             chunks = call.response.aiter_bytes()

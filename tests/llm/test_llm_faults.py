@@ -33,6 +33,7 @@ from asynchistory import (
     ToolSpec,
 )
 from asynchistory.testing import CallTool, Fault, Gate, LoopbackLLM, Reply
+from asynchistory.testing.replies import ErrorAnswer
 from tests.llm.asking import BOTH_FORMATS, BOTH_WAYS, KEY, ask, connect, connections
 
 pytest.importorskip("uvicorn", reason="the loopback server runs on uvicorn")
@@ -57,6 +58,11 @@ class Case(NamedTuple):
 def told(status: int, code: str | None = None) -> Callable[[], Fault]:
     """An error whose message repeats the key and the request, as providers' do."""
     return lambda: Fault.status(status, f"Incorrect key {KEY} for: {ASKED}", code=code)
+
+
+def quoted_in_the_stream() -> Fault:
+    answer = ErrorAnswer(500, f"Incorrect key {KEY} for: {ASKED}")
+    return Fault("error_event", answer, reply=HALF, after=2)
 
 
 CASES: dict[str, Case] = {
@@ -296,7 +302,8 @@ async def test_an_answer_that_is_none(name: str) -> None:
 @BOTH_FORMATS
 @BOTH_WAYS
 @pytest.mark.parametrize(
-    "fault", [Fault.unauthorized, Fault.overloaded, Fault.cut, Fault.malformed, Fault.hang_up]
+    "fault",
+    [told(401), told(529), quoted_in_the_stream, Fault.cut, Fault.malformed, Fault.hang_up],
 )
 @pytest.mark.anyio
 async def test_neither_logs_nor_reports_with_local_variables_show_a_key(
