@@ -1,18 +1,14 @@
-"""What all clients over HTTP have in common: sending, trying again, reading streams.
-
-The rules of trying again are those of the providers' own clients. They hang on the
-headers of the answer; a library for retries would be left with a loop of five lines.
-"""
+"""What all clients over HTTP have in common: sending, trying again, reading streams."""
 
 from __future__ import annotations
 
-import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from copy import copy
 from itertools import count
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import anyio
@@ -43,13 +39,9 @@ from asynchistory.llm.port import (
     TextDelta,
 )
 from asynchistory.llm.problems import facts, problem, refusal, request_id
+from asynchistory.llm.retries import MAX_RETRIES, wait_before_retry
 from asynchistory.llm.sse import EventParser
 from asynchistory.records import JSON, Message, Usage
-
-#: How often a request is sent again that failed before anything was answered.
-MAX_RETRIES = 2
-#: Seconds before it is sent again: the first time, at most, and at most if the server says it.
-FIRST_WAIT, LONGEST_WAIT, LONGEST_ASKED = 0.5, 8.0, 120.0
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +92,28 @@ class _Payload(bytes):
         return f"<{len(self)} bytes>"
 
 
+class _WithoutData:
+    """Cuts errors off from the frames that hold an answer's data, which may quote the key.
+
+    What logs tracebacks with their local variables would log it.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, LLMError):
+            raise error.with_traceback(None)
+
+
+_WITHOUT_DATA = _WithoutData()
+
+
 class _Call(NamedTuple):
     """A request that is being answered."""
 
@@ -130,6 +144,7 @@ class HTTPClient(LLMClient):
         pause: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self.key = key
+        self._url = ""  # a repr may be asked for before it is checked
         self._options = copy(options or {})
         self._max_retries = self._own_option("max_retries", MAX_RETRIES, least=0)
         self._configure()
@@ -180,9 +195,13 @@ class HTTPClient(LLMClient):
     async def complete(self, request: ChatRequest) -> Completion:
         """See :class:`LLMClient`."""
         async with self._send(self._payload(request, streamed=False)) as call:
-            with problem(self.key.provider, call.response):
-                data = msgspec.json.decode(await call.response.aread(), type=dict[str, Any])
-                return self._completion(call, self._answer(data))
+            with _WITHOUT_DATA:
+                return await self._whole(call)
+
+    async def _whole(self, call: _Call) -> Completion:
+        with problem(self.key.provider, call.response):
+            data = msgspec.json.decode(await call.response.aread(), type=dict[str, Any])
+            return self._completion(call, self._answer(data))
 
     def _completion(
         self, call: _Call, answer: Answer, end: float | None = None, first: float | None = None
@@ -232,11 +251,15 @@ class HTTPClient(LLMClient):
         if response.status_code == 200:
             return response
         try:
-            with problem(self.key.provider, response):
-                answer = await response.aread()
+            raise await self._refusal(response)
         finally:
             await response.aclose()
-        raise refusal(self.key.provider, response, answer)
+
+    async def _refusal(self, response: Response) -> LLMError:
+        # Made here and raised elsewhere: the answer may quote the key.
+        with problem(self.key.provider, response):
+            answer = await response.aread()
+        return refusal(self.key.provider, response, answer)
 
     async def _request(self, content: _Payload) -> Request:
         secret = await secret_of(self._api_key, self.key.provider)
@@ -246,6 +269,12 @@ class HTTPClient(LLMClient):
     # -- reading a stream
 
     async def _events(self, call: _Call) -> AsyncGenerator[ClientEvent, None]:
+        with _WITHOUT_DATA:
+            async with aclosing(self._read(call)) as events:
+                async for event in events:
+                    yield event
+
+    async def _read(self, call: _Call) -> AsyncGenerator[ClientEvent, None]:
         assembler, parser, first = self._assembler(), EventParser(), None
         with problem(self.key.provider, call.response):
             chunks = call.response.aiter_bytes()
@@ -294,27 +323,6 @@ class HTTPClient(LLMClient):
         if type(value) is not int or value < least:
             raise ConfigurationError(f"{name} must be a whole number of at least {least}")
         return value
-
-
-def wait_before_retry(
-    error: LLMError, max_retries: int, chance: Callable[[], float] = random.random
-) -> float | None:
-    """Seconds to wait before a request is sent again, None if it shall not be.
-
-    Args:
-        error: what became of it, after ``error.attempts`` attempts.
-        max_retries: how often it may be sent again.
-        chance: gives a number from 0 to 1; the wait is up to a quarter shorter by it.
-    """
-    asked = error.retry_after
-    if error.attempts > max_retries or not error.retryable:
-        return None
-    if asked is not None and asked > LONGEST_ASKED:
-        return None
-    if asked:
-        return asked
-    doubled: float = FIRST_WAIT * 2 ** min(error.attempts - 1, 10)
-    return min(doubled, LONGEST_WAIT) * (1 - 0.25 * chance())
 
 
 def text_or_none(value: Any) -> str | None:

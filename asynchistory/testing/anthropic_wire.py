@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from asynchistory.testing.anthropic_checks import check_key, check_request
 from asynchistory.testing.replies import CallTool, ErrorAnswer, Reply
-from asynchistory.testing.wire import Format, argument_pieces, count_tokens, pieces_of, to_json
+from asynchistory.testing.wire import (
+    Answered,
+    Format,
+    argument_pieces,
+    count_tokens,
+    pieces_of,
+    to_json,
+)
 
 _TYPES = {
     401: "authentication_error",
@@ -110,19 +116,8 @@ class _Block(NamedTuple):
     end: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class _Message:
-    """A reply to one request.
-
-    Attributes:
-        number: of the request on this server, from 1; ids are made of it.
-        request: its JSON.
-        reply: what is answered.
-    """
-
-    number: int
-    request: Mapping[str, Any]
-    reply: Reply
+class _Message(Answered):
+    """A reply in this format."""
 
     def body(self) -> dict[str, Any]:
         """The answer in one piece."""

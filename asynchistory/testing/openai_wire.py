@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from asynchistory.testing.openai_checks import check_key, check_request
 from asynchistory.testing.replies import CallTool, ErrorAnswer, Reply
-from asynchistory.testing.wire import Format, argument_pieces, count_tokens, pieces_of, to_json
+from asynchistory.testing.wire import (
+    Answered,
+    Format,
+    argument_pieces,
+    count_tokens,
+    pieces_of,
+    to_json,
+)
 
 DONE = b"data: [DONE]\n\n"
 _NOT_JSON = b'{"id": "chatcmpl-'
@@ -73,19 +79,8 @@ def count_usage(request: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Completion:
-    """A reply to one request.
-
-    Attributes:
-        number: of the request on this server, from 1; ids are made of it.
-        request: its JSON.
-        reply: what is answered.
-    """
-
-    number: int
-    request: Mapping[str, Any]
-    reply: Reply
+class Completion(Answered):
+    """A reply in this format."""
 
     def body(self) -> dict[str, Any]:
         """The answer in one piece."""

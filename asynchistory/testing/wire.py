@@ -6,6 +6,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from asynchistory.testing.replies import ErrorAnswer, Reply
@@ -50,7 +51,7 @@ class Format(ABC):
 
     @abstractmethod
     def body(self, number: int, request: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
-        """A reply in one piece; ``number`` is the request's on this server, ids are made of it."""
+        """A reply in one piece; see :class:`Answered`."""
 
     @abstractmethod
     def events(self, number: int, request: Mapping[str, Any], reply: Reply) -> list[bytes]:
@@ -67,6 +68,21 @@ class Format(ABC):
     @abstractmethod
     def models(self) -> dict[str, Any]:
         """What ``GET /v1/models`` answers: one model, though every name is accepted."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A reply to one request.
+
+    Attributes:
+        number: of the request on this server, from 1; ids are made of it.
+        request: its JSON.
+        reply: what is answered.
+    """
+
+    number: int
+    request: Mapping[str, Any]
+    reply: Reply
 
 
 def to_json(value: Any) -> bytes:

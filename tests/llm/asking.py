@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from asynchistory import ChatRequest, Completion, LLMClient, LLMFactory, Message
+from asynchistory.testing import LoopbackLLM
 
 KEY = "sk-canary-of-these-tests"
 HI = ChatRequest(messages=(Message.of("system", "Be brief."), Message.of("user", "Hi, Zoë 🎈")))
@@ -30,3 +33,12 @@ async def ask(
         *pieces, whole = [event async for event in events]
     assert isinstance(whole, Completion)
     return whole, pieces
+
+
+def connections(server: LoopbackLLM) -> int:
+    """How many connections to the server this process has open."""
+    gc.collect()
+    port = f":{int(server.origin.rpartition(':')[2]):04X}"
+    lines = Path("/proc/self/net/tcp").read_text("ascii").splitlines()[1:]
+    # Of its fields the third is the other end, the tenth the inode, 0 once it is closed.
+    return sum(line.split()[2].endswith(port) and line.split()[9] != "0" for line in lines)

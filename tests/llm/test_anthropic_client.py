@@ -17,34 +17,15 @@ from asynchistory import (
     ReasoningDelta,
     Text,
     TextDelta,
-    ToolCallPart,
     ToolResultPart,
-    ToolSpec,
-    Usage,
 )
 from asynchistory.formats import to_anthropic
 from asynchistory.testing import CallTool, LoopbackLLM, Reply
 from tests.llm.asking import BOTH_WAYS, HI, KEY, ask, connect
+from tests.llm.talking import TWO, USAGES
 from tests.llm.test_openai_connections import raw_server
 
 pytest.importorskip("uvicorn", reason="the loopback server runs on uvicorn")
-
-CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-TOOLS = (
-    ToolSpec(name="weather", description="How it is", parameters=CITY),
-    ToolSpec(name="time", description="", parameters={}),
-)
-USAGE = {
-    "input_tokens": 31,
-    "cache_creation_input_tokens": 200,
-    "cache_read_input_tokens": 1000,
-    "output_tokens": 17,
-    "output_tokens_details": {"thinking_tokens": 5},
-}
-KNOWN = Usage(
-    input_tokens=1231, output_tokens=17, total_tokens=1248, cached_tokens=1000, reasoning_tokens=5
-)
-CALLS = [CallTool("weather", {"city": "Tromsø"}, id="a"), CallTool("time", {"zone": "UTC"}, id="b")]
 
 
 # -- answers
@@ -52,67 +33,8 @@ CALLS = [CallTool("weather", {"city": "Tromsø"}, id="a"), CallTool("time", {"zo
 
 @BOTH_WAYS
 @pytest.mark.anyio
-async def test_text_usage_and_the_facts_of_the_call(streamed: bool) -> None:
-    with LoopbackLLM(Reply("Grüße, kurz", usage=USAGE, chunk_size=4), api_key=KEY) as server:
-        whole, pieces = await ask(await connect(server.url, "anthropic"), streamed)
-    assert (whole.message.role, whole.message.text) == ("assistant", "Grüße, kurz")
-    assert (whole.model, whole.finish_reason, whole.request_id) == ("m", "end_turn", "req_1")
-    assert (whole.usage, whole.attempts) == (KNOWN, 1)
-    assert whole.response_time > 0
-    assert (whole.time_to_first_token is not None) == streamed
-    assert whole.time_to_first_token is None or whole.time_to_first_token <= whole.response_time
-    assert pieces == ([TextDelta("Grüß"), TextDelta("e, k"), TextDelta("urz")] if streamed else [])
-
-
-@BOTH_WAYS
-@pytest.mark.anyio
-async def test_parallel_tool_calls(streamed: bool) -> None:
-    with LoopbackLLM(Reply("Let me see.", tool_calls=CALLS, chunk_size=3)) as server:
-        request = ChatRequest(messages=HI.messages, tools=TOOLS)
-        whole, _ = await ask(await connect(server.url, "anthropic"), streamed, request)
-    assert (whole.finish_reason, whole.message.text) == ("tool_use", "Let me see.")
-    assert [(call.id, call.name, call.parsed()) for call in whole.message.tool_calls] == [
-        ("a", "weather", {"city": "Tromsø"}),
-        ("b", "time", {"zone": "UTC"}),
-    ]
-    sent = server.requests[0].body["tools"]
-    assert [tool["name"] for tool in sent] == ["weather", "time"]
-    assert sent[0]["input_schema"] == CITY
-    assert sent[1]["input_schema"]["type"] == "object"
-
-
-@BOTH_WAYS
-@pytest.mark.parametrize("reason", ["max_tokens", "refusal", "pause_turn"])
-@pytest.mark.anyio
-async def test_finish_reasons_are_the_provider_s(streamed: bool, reason: str) -> None:
-    with LoopbackLLM(Reply("Cut o", finish_reason=reason)) as server:
-        whole, _ = await ask(await connect(server.url, "anthropic"), streamed)
-    assert whole.finish_reason == reason
-
-
-@BOTH_WAYS
-@pytest.mark.parametrize(
-    ("usage", "known"),
-    [
-        ({}, None),
-        ({"output_tokens": "many"}, None),
-        (
-            {"input_tokens": 3, "output_tokens": 7},
-            Usage(input_tokens=3, output_tokens=7, total_tokens=10),
-        ),
-    ],
-)
-@pytest.mark.anyio
-async def test_unknown_usage_is_none(streamed: bool, usage: Any, known: Any) -> None:
-    with LoopbackLLM(Reply("a", usage=usage)) as server:
-        whole, _ = await ask(await connect(server.url, "anthropic"), streamed)
-    assert whole.usage == known
-
-
-@BOTH_WAYS
-@pytest.mark.anyio
 async def test_thoughts_are_kept_with_their_signature_and_sent_back(streamed: bool) -> None:
-    replies = [Reply("One.", reasoning="Hmm, six", tool_calls=CALLS, chunk_size=4), Reply("Two.")]
+    replies = [Reply("One.", reasoning="Hmm, six", tool_calls=TWO, chunk_size=4), Reply("Two.")]
     with LoopbackLLM(replies) as server:
         client = await connect(server.url, "anthropic")
         first, pieces = await ask(client, streamed)
@@ -130,17 +52,6 @@ async def test_thoughts_are_kept_with_their_signature_and_sent_back(streamed: bo
     assert answer["content"][0] == thinking
     assert [block["type"] for block in answer["content"][1:]] == ["text", "tool_use", "tool_use"]
     assert [block["tool_use_id"] for block in after["content"]] == ["a", "b"]
-
-
-@BOTH_WAYS
-@pytest.mark.anyio
-async def test_what_is_recorded_does_not_depend_on_how_it_came(streamed: bool) -> None:
-    with LoopbackLLM(Reply("Both", reasoning="Hm", tool_calls=CALLS)) as server:
-        whole, _ = await ask(await connect(server.url, "anthropic"), streamed)
-    [reasoning, text, *calls] = whole.message.parts
-    assert (type(reasoning), text) == (Reasoning, Text("Both"))
-    assert calls == [ToolCallPart("a", "weather", {"city": "Tromsø"}), whole.message.tool_calls[1]]
-    assert whole.message.raw is None
 
 
 @pytest.mark.anyio
@@ -302,10 +213,10 @@ def official_answers(url: str, request: dict[str, Any]) -> Any:
 @pytest.mark.parametrize(
     "reply",
     [
-        Reply("Grüße\u2028aus\u0085Tromsø", usage=USAGE),
+        Reply("Grüße\u2028aus\u0085Tromsø", usage=USAGES["anthropic"]),
         Reply("Counted by the server"),
-        Reply(tool_calls=CALLS, usage=USAGE),
-        Reply("All", tool_calls=CALLS, reasoning="Hm, hm, hm."),
+        Reply(tool_calls=TWO, usage=USAGES["anthropic"]),
+        Reply("All", tool_calls=TWO, reasoning="Hm, hm, hm."),
     ],
     ids=["text", "counted", "tools", "all"],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import re
 import socket
@@ -10,7 +9,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import anyio
@@ -35,7 +33,8 @@ from asynchistory import (
     ToolSpec,
 )
 from asynchistory.testing import CallTool, Fault, Gate, LoopbackLLM, Reply
-from tests.llm.asking import BOTH_FORMATS, BOTH_WAYS, KEY, ask, connect
+from asynchistory.testing.replies import ErrorAnswer
+from tests.llm.asking import BOTH_FORMATS, BOTH_WAYS, KEY, ask, connect, connections
 
 pytest.importorskip("uvicorn", reason="the loopback server runs on uvicorn")
 
@@ -59,6 +58,11 @@ class Case(NamedTuple):
 def told(status: int, code: str | None = None) -> Callable[[], Fault]:
     """An error whose message repeats the key and the request, as providers' do."""
     return lambda: Fault.status(status, f"Incorrect key {KEY} for: {ASKED}", code=code)
+
+
+def quoted_in_the_stream() -> Fault:
+    answer = ErrorAnswer(500, f"Incorrect key {KEY} for: {ASKED}")
+    return Fault("error_event", answer, reply=HALF, after=2)
 
 
 CASES: dict[str, Case] = {
@@ -91,15 +95,6 @@ async def failure(client: LLMClient, streamed: bool, request: ChatRequest = REQU
     with anyio.fail_after(30), pytest.raises(LLMError) as caught:
         await ask(client, streamed, request)
     return caught.value
-
-
-def connections(server: LoopbackLLM) -> int:
-    """How many connections to the server this process has open."""
-    gc.collect()
-    port = f":{int(server.origin.rpartition(':')[2]):04X}"
-    lines = Path("/proc/self/net/tcp").read_text("ascii").splitlines()[1:]
-    # Of its fields the third is the other end, the tenth the inode, 0 once it is closed.
-    return sum(line.split()[2].endswith(port) and line.split()[9] != "0" for line in lines)
 
 
 def shows_nothing(error: BaseException) -> None:
@@ -307,7 +302,8 @@ async def test_an_answer_that_is_none(name: str) -> None:
 @BOTH_FORMATS
 @BOTH_WAYS
 @pytest.mark.parametrize(
-    "fault", [Fault.unauthorized, Fault.overloaded, Fault.cut, Fault.malformed, Fault.hang_up]
+    "fault",
+    [told(401), told(529), quoted_in_the_stream, Fault.cut, Fault.malformed, Fault.hang_up],
 )
 @pytest.mark.anyio
 async def test_neither_logs_nor_reports_with_local_variables_show_a_key(

@@ -1,4 +1,4 @@
-"""A thousand conversations on each loop: nothing of them is left."""
+"""Many conversations at once on each loop: nothing of them is left."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.llm.talking import talk_to, weather
 
 pytest.importorskip("uvicorn", reason="the loopback server runs on uvicorn")
 
-NUMBER, AT_ONCE = 1000, 50
+NUMBER, AT_ONCE = 150, 50
 
 
 def answer(request: dict[str, object]) -> Reply:
@@ -53,7 +53,7 @@ def open_files() -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_thousand_conversations_leave_nothing(backend: str) -> None:
+def test_many_conversations_leave_nothing(backend: str) -> None:
     async def main() -> None:
         factory, tasks = LLMFactory(), len(anyio.get_running_tasks())
         limiter = anyio.CapacityLimiter(AT_ONCE)
@@ -77,5 +77,5 @@ def test_a_thousand_conversations_leave_nothing(backend: str) -> None:
     with LoopbackLLM(answer) as server:
         anyio.run(main, backend=backend)
         assert server.count >= 2 * NUMBER
-    assert open_files() == files
-    assert threading.active_count() == threads
+    assert open_files() <= files
+    assert threading.active_count() <= threads

@@ -24,11 +24,12 @@ from asynchistory import (
     open_history,
 )
 from asynchistory.llm.anthropic import AnthropicClient
-from asynchistory.llm.client import HTTPClient, wait_before_retry
+from asynchistory.llm.client import HTTPClient
 from asynchistory.llm.headers import rate_limits, retry_after
 from asynchistory.llm.key import ClientKey
 from asynchistory.llm.openai import OpenAIClient
 from asynchistory.llm.problems import problem
+from asynchistory.llm.retries import wait_before_retry
 from asynchistory.testing import Fault, LoopbackLLM, Reply
 from tests.llm.asking import BOTH_FORMATS, BOTH_WAYS, HI, KEY, ask
 from tests.llm.talking import stored, talk_to, turn
