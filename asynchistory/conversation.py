@@ -17,10 +17,9 @@ from asynchistory.errors import (
     SequenceConflictError,
 )
 from asynchistory.llm.factory import LLMFactory, default_factory
-from asynchistory.llm.key import ApiKey
+from asynchistory.llm.key import DEFAULT_TIMEOUT, ApiKey
 from asynchistory.llm.port import LLMClient
 from asynchistory.llm.prices import PriceOf
-from asynchistory.llm.providers import DEFAULT_TIMEOUT
 from asynchistory.manager import AsyncHistoryManager
 from asynchistory.records import JSON, AnyPart, Message
 from asynchistory.runs import task_group

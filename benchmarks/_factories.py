@@ -183,8 +183,8 @@ async def new_keys(way: Way) -> dict[str, float]:
         kept.append(await way.ask(f"model-{number}"))
     taken = time.perf_counter() - start
     return {
-        "us_per_new_key": taken / way.keys * 1e6,
-        "bytes_per_key": (resident() - before) / way.keys,
+        "us_per_new_key": round(taken / way.keys * 1e6, 2),
+        "bytes_per_key": round((resident() - before) / way.keys),
         "keys": way.keys,
     }
 
@@ -208,7 +208,7 @@ def measure(name: str) -> dict[str, Any]:
         return {"name": name, "note": f"skipped: {error.name} is not installed"}
     kinds = LOOPS if name == "asynchistory" else LOOPS[:1]
     row: dict[str, Any] = {"name": name, **anyio.run(new_keys, way)}
-    row["us_per_hit"] = anyio.run(again, way)
+    row["us_per_hit"] = round(anyio.run(again, way), 3)
     row["by_tasks"] = distinct(anyio.run(by_tasks, way))
     row["by_threads"] = distinct(by_threads(way))
     row["by_loops"] = distinct(by_loops(way, kinds))

@@ -9,18 +9,19 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self
 
+from anyio import get_current_task
+
 from asynchistory.errors import (
     AsyncHistoryError,
     ClientCreationError,
     ConfigurationError,
-    InvalidInputError,
 )
 from asynchistory.forks import in_child, own_lock
 from asynchistory.llm.flight import Flight
 from asynchistory.llm.instances import Instances
 from asynchistory.llm.key import (
+    DEFAULT_TIMEOUT,
     ApiKey,
-    ClientKey,
     Credential,
     Options,
     client_key,
@@ -29,7 +30,7 @@ from asynchistory.llm.key import (
     seal,
 )
 from asynchistory.llm.port import LLMClient
-from asynchistory.llm.providers import DEFAULT_TIMEOUT, build_client
+from asynchistory.llm.providers import build_client
 from asynchistory.records import JSON
 from asynchistory.runs import (
     Waiter,
@@ -104,7 +105,7 @@ class LLMFactory:
         self._bounded = self._held.bounded
         self._flights: dict[Hashable, Flight] = {}
         self._generation = 0
-        # Counted without a lock: the interpreter does not switch threads within `+= 1`.
+        # Counted without a lock: CPython, with its own, switches threads elsewhere.
         self._hits = 0
         self._misses = self._waits = 0
         self._creations = self._failures = self._hand_overs = 0
@@ -182,7 +183,7 @@ class LLMFactory:
         timeout: float,  # noqa: ASYNC109
         options: Options,
     ) -> LLMClient:
-        key = _client_key(provider, model, temperature, base_url, api_key, timeout, options)
+        key = client_key(provider, model, temperature, base_url, api_key, options, timeout)
 
         async def create() -> LLMClient:
             await checkpoint_if_cancelled()
@@ -210,7 +211,7 @@ class LLMFactory:
         run = current_run()
         with self._lock:
             # Joined before it queues: whoever asked during a creation shares its outcome.
-            flight = self._join(key)
+            flight = self._join(key, get_current_task().id)
             lock = flight.lock(run)
         try:
             async with lock:
@@ -259,7 +260,7 @@ class LLMFactory:
             InvalidInputError: an argument cannot be used.
         """
         api_key, base_url, options = self.sealed(api_key, base_url, options)
-        key = _client_key(provider, model, temperature, base_url, api_key, timeout, options)
+        key = client_key(provider, model, temperature, base_url, api_key, options, timeout)
         client: LLMClient | None = self.peek(key)
         return client
 
@@ -307,9 +308,11 @@ class LLMFactory:
 
     # -- a creation
 
-    def _join(self, key: Hashable) -> Flight:
-        self._misses += 1
+    def _join(self, key: Hashable, task: int) -> Flight:
         flight = self._flights.get(key)
+        if flight is not None and flight.leader == task:
+            raise ClientCreationError("making this instance asks for itself, and would never end")
+        self._misses += 1
         if flight is None:
             flight = Flight(self._generation)
             entry = self._held.find(key)
@@ -355,6 +358,7 @@ class LLMFactory:
     async def _lead(
         self, key: Hashable, flight: Flight, create: Callable[[], Awaitable[Any]]
     ) -> None:
+        flight.leader = get_current_task().id
         try:
             instance = await create()
         except Exception as error:
@@ -382,8 +386,8 @@ class LLMFactory:
 
     def _hand_over(self, flight: Flight) -> None:
         with self._lock:
-            flight.led = False
-            self._hand_overs += 1
+            flight.led, flight.leader = False, None
+            self._hand_overs += flight.callers > 1
             # All are woken: a single heir might be cancelled before it runs.
             waiters, flight.waiters = flight.waiters, deque()
         wake(waiters)
@@ -404,22 +408,6 @@ def _failure(error: Exception) -> ClientCreationError:
     )
     failure.__cause__ = error
     return failure
-
-
-def _client_key(
-    provider: str,
-    model: str,
-    temperature: float | None,
-    base_url: str | None,
-    api_key: ApiKey,
-    timeout: float,
-    options: Options,
-) -> ClientKey:
-    timeout = finite(timeout, "timeout")
-    if timeout <= 0:
-        raise InvalidInputError("timeout must be more than 0 seconds")
-    extras = options if timeout == DEFAULT_TIMEOUT else Options(options, timeout=timeout)
-    return client_key(provider, model, temperature, base_url, api_key, extras)
 
 
 _default = LLMFactory()

@@ -24,6 +24,8 @@ class Flight:
         self.locks: dict[object, Lock] = {}
         self.waiters: deque[Waiter] = deque()
         self.led = False
+        #: The id of the task that creates.
+        self.leader: int | None = None
         self.done = False
         self.instance: Any = None
         self.error: ClientCreationError | None = None

@@ -18,6 +18,8 @@ GiveKey: TypeAlias = Callable[[], str | Awaitable[str | None] | None]
 #: A secret, or a function, async or not, that gives the one of the moment. None: the environment's.
 ApiKey: TypeAlias = str | GiveKey | None
 
+#: Seconds to wait for each piece of an answer.
+DEFAULT_TIMEOUT = 60.0
 #: Stands for an endpoint that is none, or has credentials, a query or a fragment.
 REFUSED = "<refused>"
 #: Tells secrets apart inside this process without showing anything of them.
@@ -105,15 +107,21 @@ def client_key(
     base_url: str | None = None,
     api_key: ApiKey = None,
     options: Mapping[str, Any] | None = None,
+    timeout: float = DEFAULT_TIMEOUT,
 ) -> ClientKey:
     """The key of a configuration: equal configurations have equal keys.
 
     Raises:
-        InvalidInputError: the temperature is no finite number, the provider or model no text,
-            or an option is not plain JSON.
+        InvalidInputError: the temperature or timeout is no finite number, the provider or model
+            no text, or an option is not plain JSON.
     """
     # In place of what was given, so that no traceback shows it among its variables.
     api_key, base_url, options = seal(api_key), endpoint(base_url), Options(options or {})
+    seconds = finite(timeout, "timeout")
+    if seconds <= 0:
+        raise InvalidInputError("timeout must be more than 0 seconds")
+    if seconds != DEFAULT_TIMEOUT:
+        options["timeout"] = seconds
     return ClientKey(
         _name(provider),
         _name(model),

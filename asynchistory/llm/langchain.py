@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -153,10 +153,11 @@ class LangChainClient(LLMClient):
 
     def _completion(self, answer: Any, start: float, first: float | None = None) -> Completion:
         about = answer.response_metadata
+        reason = about.get("finish_reason") or about.get("stop_reason")
         return Completion(
             message=Message(role="assistant", parts=tuple(_parts(answer))),
             model=str(about.get("model_name") or about.get("model") or self.key.model),
-            finish_reason=about.get("finish_reason") or about.get("stop_reason"),
+            finish_reason=reason if isinstance(reason, str) else None,
             usage=_usage(answer.usage_metadata),
             response_time=time.perf_counter() - start,
             time_to_first_token=first and first - start,
@@ -344,8 +345,15 @@ def _shares_connections(made: ChatModel) -> bool:
 
 
 def _http_client(arguments: Options) -> Any:
-    openai = import_module("openai")
-    return openai.DefaultAsyncHttpxClient(timeout=arguments["timeout"])
+    client = import_module("openai").DefaultAsyncHttpxClient
+    return client(timeout=arguments["timeout"], verify=_ssl_context(client))
+
+
+@cache
+def _ssl_context(client: type[Any]) -> Any:
+    # Nearly all that a client takes, so there is one a process. By httpx, or what came after it.
+    [base] = [one.__module__ for one in client.__mro__ if one.__name__ == "AsyncClient"]
+    return import_module(base.partition(".")[0]).create_ssl_context()
 
 
 async def _close(made: ChatModel) -> None:

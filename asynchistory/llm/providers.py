@@ -14,9 +14,6 @@ from asynchistory.llm.key import REFUSED, ApiKey, ClientKey, GiveKey, Options, e
 from asynchistory.llm.port import LLMClient
 from asynchistory.records import JSON
 
-#: Seconds to wait for each piece of an answer.
-DEFAULT_TIMEOUT = 60.0
-
 
 class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What a client is made from.

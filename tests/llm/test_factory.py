@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 import trio
 
@@ -119,6 +120,42 @@ async def test_if_the_creator_is_cancelled_another_creates(factory: LLMFactory) 
     assert len(found) == 99
     assert len(set(found)) == create.made == 1
     assert factory.get_cache_stats().hand_overs == 1
+
+
+@pytest.mark.parametrize("creator", ["asyncio", "trio"])
+@pytest.mark.anyio
+async def test_who_waits_for_another_loop_s_creation_can_be_cancelled(
+    factory: LLMFactory, creator: str
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    async def create() -> str:
+        begun.set()
+        while not go_on.is_set():
+            await anyio.lowlevel.checkpoint()
+        return "made"
+
+    async def never() -> str:
+        raise AssertionError("it is being made already")
+
+    async def ask() -> object:
+        return await factory.get_or_create("key", create)
+
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(anyio.run, ask, backend=creator)
+        assert await anyio.to_thread.run_sync(begun.wait, 10)
+        try:
+            async with anyio.create_task_group() as group:
+                for _ in range(3):
+                    group.start_soon(factory.get_or_create, "key", never)
+                await anyio.wait_all_tasks_blocked()
+                group.cancel_scope.cancel()
+        finally:
+            go_on.set()
+        assert await anyio.to_thread.run_sync(made.result, 10) == "made"
+    assert await factory.get_or_create("key", never) == "made"
+    statistics = factory.get_cache_stats()
+    assert (statistics.waits, statistics.creations, statistics.hand_overs) == (3, 1, 0)
 
 
 @pytest.mark.anyio

@@ -19,6 +19,7 @@ import anyio.lowlevel
 import pytest
 
 from asynchistory import (
+    ClientCreationError,
     ConfigurationError,
     InvalidInputError,
     LLMAuthenticationError,
@@ -365,7 +366,24 @@ async def test_a_creation_that_all_gave_up_leaves_nothing() -> None:
         await factory.get_or_create("key", never)
     assert scope.cancelled_caught
     assert not factory._flights
+    assert factory.get_cache_stats().hand_overs == 0
     assert await get(factory, "key") == "made for key"
+
+
+@pytest.mark.anyio
+async def test_a_creation_that_asks_for_itself_is_an_error_and_no_hang() -> None:
+    factory = LLMFactory()
+
+    async def first() -> Any:
+        return await factory.get_or_create("second", second)
+
+    async def second() -> Any:
+        return await factory.get_or_create("first", first)
+
+    with anyio.fail_after(10), pytest.raises(ClientCreationError, match="asks for itself"):
+        await factory.get_or_create("first", first)
+    assert not factory._flights
+    assert await get(factory, "first") == "made for first"
 
 
 @pytest.mark.anyio

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import traceback
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from asynchistory import (
@@ -38,8 +41,10 @@ from asynchistory import (
 )
 from asynchistory.llm.key import client_key
 from asynchistory.testing import CallTool, Fault, Gate, LoopbackLLM, Reply
+from tests.faults.children import say
 from tests.llm.asking import BOTH_WAYS, HI, ask
 from tests.llm.talking import USAGE, weather
+from tests.llm.test_forks import QUESTIONS, end_of, forked, said, talk
 
 pytest.importorskip("langchain", reason="an extra")
 pytest.importorskip("langchain_openai", reason="a package of LangChain's")
@@ -342,3 +347,25 @@ async def test_a_model_of_one_s_own_as_a_provider() -> None:
     register_provider("own", lambda config: LangChainClient(config.key, lambda: model))
     client = await LLMFactory().get("own", "m")
     assert (await client.complete(HI)).message.text == "mine"
+
+
+def fork_with_a_warm_model(url: str) -> None:
+    async def in_child(client: Any) -> int:
+        return await talk(client, "child") + len(client._models) - 1
+
+    async def work() -> None:
+        client = await connect(url)
+        wrong = await talk(client, "parent before")
+        pid = forked(partial(in_child, client), "asyncio")
+        wrong += await talk(client, "parent")
+        say(f"{wrong} wrong, {await anyio.to_thread.run_sync(end_of, pid)} in the child")
+
+    anyio.run(work)
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="needs fork, and threads after it")
+def test_a_forked_child_makes_a_model_of_its_own() -> None:
+    with LoopbackLLM() as server:
+        lines = said("test_langchain:fork_with_a_warm_model", server.url)
+        assert server.count == 3 * QUESTIONS
+    assert lines == ["0 wrong, 0 in the child"]
