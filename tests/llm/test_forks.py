@@ -38,7 +38,7 @@ async def talk(client: LLMClient, name: str) -> int:
 async def talk_in_child(client: LLMClient, name: str) -> int:
     wrong = await talk(client, name)
     # Its own, and none of its parent's.
-    return wrong + len(http._transport._pools) - 1
+    return wrong + len(http.run_local_transport("httpx2").pools) - 1
 
 
 def forked(work: Callable[[], Awaitable[int]], backend: str) -> int:
