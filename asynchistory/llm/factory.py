@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from asynchistory.errors import AsyncHistoryError, ClientCreationError
 from asynchistory.forks import in_child, own_lock
@@ -21,6 +21,9 @@ from asynchistory.runs import (
 )
 
 if TYPE_CHECKING:
+    import httpx
+    import httpx2
+
     from asynchistory.runs import Lock
 
 
@@ -156,6 +159,33 @@ class LLMFactory:
         instance = self._instances.get(key)
         self._hits += instance is not None
         return instance
+
+    @overload
+    def http_client(
+        self, library: Literal["httpx2"] = "httpx2", *, timeout: float = DEFAULT_TIMEOUT
+    ) -> httpx2.AsyncClient: ...
+    @overload
+    def http_client(
+        self, library: Literal["httpx"], *, timeout: float = DEFAULT_TIMEOUT
+    ) -> httpx.AsyncClient: ...
+    def http_client(self, library: str = "httpx2", *, timeout: float = DEFAULT_TIMEOUT) -> Any:
+        """An HTTP client for any event loop and thread, to be given to an SDK.
+
+        Each loop has connections of its own, which are closed when it ends; all clients
+        share them, and the proxies that the environment names are honoured. Closing the
+        client, as SDKs do, ends its own use and nobody else's.
+
+        Args:
+            library: ``httpx``, which then has to be installed, for an SDK that takes no httpx2.
+            timeout: seconds for each step of a request.
+
+        Raises:
+            ConfigurationError: the library is not installed, or the environment names a proxy
+                that cannot be used.
+        """
+        from asynchistory.llm.http import http_client
+
+        return http_client(timeout, library)
 
     def get_cache_stats(self) -> FactoryStatistics:
         """What the factory has done, and what it holds."""

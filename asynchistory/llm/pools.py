@@ -94,4 +94,3 @@ def cut_tracebacks(error: BaseException, before: BaseException | None) -> None:
             one.__traceback__ = None
             led = (one.__cause__, one.__context__, *getattr(one, "exceptions", ()))
             todo += [other for other in led if other is not None]
-

@@ -35,14 +35,10 @@ def pattern(host: str) -> str:
     if "://" in host:
         return host
     try:
-        version = ip_network(host, strict=False).version
+        network = ip_network(host, strict=False)
     except ValueError:
-        version = 0
-    if version == 6:
-        address, slash, size = host.partition("/")
-        return f"all://[{address}]{slash}{size}"
-    # A name stands for its subdomains too; with a dot before it, for them alone.
-    exact = version == 4 or host.lower() == "localhost" or host.startswith(("[", "*."))
-    if not exact and "/" in host:
-        return ""
-    return f"all://{host}" if exact else f"all://*{host}"
+        # A name stands for its subdomains too; with a dot before it, for them alone.
+        exact = host.lower() == "localhost" or host.startswith(("[", "*."))
+        return "" if "/" in host else f"all://{host}" if exact else f"all://*{host}"
+    address, slash, size = host.partition("/")
+    return f"all://{host}" if network.version == 4 else f"all://[{address}]{slash}{size}"
