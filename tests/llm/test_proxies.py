@@ -102,8 +102,8 @@ SETTINGS: dict[str, dict[str, str]] = {
     "all": {"all_proxy": "http://c:3", "http_proxy": "http://a:1"},
     "none for some": {
         "all_proxy": "http://c:3",
-        "no_proxy": "example.com, .dotted.org,*.starred.org,10.0.0.7,192.168.0.0/16,::2,fd00::/8,"
-        "[::3],host.test:8080,http://only.http.test,localhost,,with/slash",
+        "no_proxy": "example.com, .dotted.org,*.starred.org,10.0.0.7,192.168.0.0/16,"
+        "172.16.5.5/16,::2,fd00::/8,[::3],host.test:8080,http://only.http.test,localhost,,with/slash",
     },
     "none": {"all_proxy": "http://c:3", "no_proxy": "x, *"},
     "not a host": {"all_proxy": "http://c:3", "no_proxy": "[,http://[,example.com"},
@@ -114,8 +114,8 @@ URLS = [
     for scheme in ("http", "https")
     for host in (
         "example.com", "www.example.com", "notexample.com", "dotted.org", "a.dotted.org",
-        "starred.org", "a.starred.org", "10.0.0.7", "10.0.0.8", "192.168.7.7", "[::2]", "[::3]",
-        "[fd00::1]", "host.test", "host.test:8080", "only.http.test", "other.net",
+        "starred.org", "a.starred.org", "10.0.0.7", "10.0.0.8", "172.16.9.9", "192.168.7.7",
+        "[::2]", "[::3]", "[fd00::1]", "host.test", "host.test:8080", "only.http.test", "other.net",
     )
 ]  # fmt: skip
 
