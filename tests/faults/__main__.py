@@ -9,6 +9,7 @@ What there is, and what --times counts:
     cancel       cancellations of appends and reads, on each loop
     conversations  conversations at once with a model, on each loop
     crowd        crowds of 10,000 tasks at once, on each loop
+    forks        processes with connections open that fork, over HTTP and TLS, on each loop
     ioerror      calls to the file system that fail, of each kind in each scene, on each loop
     loops        event loops that use one LLM client one after another, and then no more
     powercut     images of what a disk may hold after its power was cut
@@ -30,6 +31,7 @@ from tests.faults import (
     cancel,
     conversations,
     crowd,
+    forks,
     ioerror,
     loops,
     powercut,
@@ -43,6 +45,7 @@ CAMPAIGNS: dict[str, Callable[[int], Report]] = {
     "cancel": cancel.campaign,
     "conversations": conversations.campaign,
     "crowd": crowd.campaign,
+    "forks": forks.campaign,
     "ioerror": ioerror.campaign,
     "loops": loops.campaign,
     "powercut": powercut.campaign,

@@ -6,7 +6,6 @@ smoothly. All go on afterwards.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -26,7 +25,7 @@ from asynchistory import (
 )
 from asynchistory.testing import CallTool, LoopbackLLM, Reply
 from tests.faults.children import DONE, Child, follow, say, tell
-from tests.faults.leftovers import living_tasks, look_for_tasks
+from tests.faults.leftovers import living_tasks, look_for_tasks, open_sockets
 from tests.faults.places import memory_folder
 from tests.faults.report import LOOPS, Report
 
@@ -98,25 +97,14 @@ async def crowd(report: Report, path: Path, url: str, number: int) -> None:
 # -- the campaign
 
 
-def sockets() -> list[str]:
-    """The sockets that this process has open."""
-    links = []
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            links.append(os.readlink(f"/proc/self/fd/{name}"))
-        except OSError:
-            continue
-    return [link for link in links if link.startswith("socket:")]
-
-
 def child(folder: str, url: str, backend: str, number: str) -> None:
     """Hold the conversations on one loop, and report."""
     report = Report("conversations", 1)
-    before, threads = sockets(), set(threading.enumerate())
+    before, threads = open_sockets(), set(threading.enumerate())
     say(backend)
     path = Path(folder) / f"{backend}.db"
     anyio.run(partial(crowd, report, path, url, int(number)), backend=backend)
-    for one in set(sockets()) - set(before):
+    for one in open_sockets() - before:
         report.note("stranded", one)
     for thread in set(threading.enumerate()) - threads:
         thread.join(10)

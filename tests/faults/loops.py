@@ -19,11 +19,11 @@ import anyio
 
 from asynchistory import ChatRequest, Completion, LLMFactory, Message
 from tests.faults.children import DONE, Child, follow, say, tell
-from tests.faults.leftovers import open_files
+from tests.faults.leftovers import open_files, open_sockets
 from tests.faults.report import Report
 from tests.llm.many_loops import Ask, ManyLoops
 from tests.llm.raw_server import RawServer, anthropic
-from tests.llm.test_sdks import asks_anthropic, asks_openai
+from tests.llm.sdks import asks_anthropic, asks_openai
 
 #: Runs in turn, loops at once, and the calls of each.
 IN_TURN, AT_ONCE, CALLS = 6, 4, 200
@@ -64,18 +64,6 @@ CLIENTS: dict[str, Callable[[str, str], Ask]] = {
 }
 
 
-def sockets() -> int:
-    """How many sockets this process has open."""
-    gc.collect()
-    links = []
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            links.append(os.readlink(f"/proc/self/fd/{name}"))
-        except OSError:
-            continue
-    return sum(link.startswith("socket:") for link in links)
-
-
 def memory() -> int:
     """The bytes of memory that this process has."""
     gc.collect()
@@ -86,13 +74,13 @@ def memory() -> int:
 def child(name: str, url: str, times: str, calls: str) -> None:
     """Use one client, and report."""
     report = Report("loops", 1)
-    before = sockets()
+    before = open_sockets()
     loops = ManyLoops(CLIENTS[name](url, "httpx2"))
     say("in turn")
     loops.one_after_another(IN_TURN, int(calls))
     say("at once")
     loops.at_once(AT_ONCE, int(calls))
-    _leaves_nothing(report, name, sockets() - before)
+    _leaves_nothing(report, name, len(open_sockets() - before))
     files, taken = open_files(), memory()
     say("many more")
     loops.one_after_another(int(times), FEW_CALLS)

@@ -10,69 +10,12 @@ from typing import Any
 import anyio
 import pytest
 
-from asynchistory import LLMFactory
 from asynchistory.llm.http import run_local_transport
 from asynchistory.testing import LoopbackLLM, Reply
 from tests.faults.children import Child
-from tests.llm.many_loops import Ask, ManyLoops
+from tests.llm.many_loops import ManyLoops
 from tests.llm.raw_server import RawServer, anthropic, openai
-
-KEY = "sk-canary-of-these-tests"
-
-
-# ``library`` is that of our client; "" leaves an SDK its own.
-
-
-def openai_sdk(url: str, library: Any) -> Any:
-    sdk: Any = pytest.importorskip("openai")
-    client = LLMFactory().http_client(library) if library else None
-    return sdk.AsyncOpenAI(base_url=url, api_key=KEY, http_client=client)
-
-
-def anthropic_sdk(url: str, library: Any) -> Any:
-    sdk: Any = pytest.importorskip("anthropic")
-    client = LLMFactory().http_client(library) if library else None
-    return sdk.AsyncAnthropic(base_url=url, api_key=KEY, http_client=client)
-
-
-def langchain(url: str, library: Any) -> Any:
-    models: Any = pytest.importorskip("langchain_openai")
-    client = LLMFactory().http_client(library) if library else None
-    return models.ChatOpenAI(model="m", base_url=url, api_key=KEY, http_async_client=client)
-
-
-def asks_openai(url: str, library: str) -> Ask:
-    client = openai_sdk(url, library)
-
-    async def ask(text: str) -> str:
-        messages = [{"role": "user", "content": text}]
-        answer = await client.chat.completions.create(model="m", messages=messages)
-        return str(answer.choices[0].message.content)
-
-    return ask
-
-
-def asks_anthropic(url: str, library: str) -> Ask:
-    client = anthropic_sdk(url, library)
-
-    async def ask(text: str) -> str:
-        messages = [{"role": "user", "content": text}]
-        answer = await client.messages.create(model="m", max_tokens=9, messages=messages)
-        return str(answer.content[0].text)
-
-    return ask
-
-
-def asks_langchain(url: str, library: str) -> Ask:
-    model = langchain(url, library)
-
-    async def ask(text: str) -> str:
-        return str((await model.ainvoke(text)).content)
-
-    return ask
-
-
-SDKS = {"openai": asks_openai, "anthropic": asks_anthropic, "langchain": asks_langchain}
+from tests.llm.sdks import SDKS, openai_sdk
 
 
 def child(sdk: str, url: str, library: str, calls: str) -> None:
