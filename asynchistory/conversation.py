@@ -17,7 +17,7 @@ from asynchistory.errors import (
     SequenceConflictError,
 )
 from asynchistory.llm.factory import DEFAULT_TIMEOUT, LLMFactory, default_factory
-from asynchistory.llm.key import ApiKey
+from asynchistory.llm.key import ApiKey, hidden
 from asynchistory.llm.port import LLMClient
 from asynchistory.manager import AsyncHistoryManager
 from asynchistory.records import JSON, AnyPart, Message
@@ -78,7 +78,7 @@ class Conversation:
         self._temperature = temperature
         self._endpoint: dict[str, Any] = {
             "base_url": base_url,
-            "api_key": api_key,
+            "api_key": hidden(api_key),
             "timeout": timeout,
             **(options or {}),
         }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from asynchistory.errors import AsyncHistoryError, ClientCreationError
 from asynchistory.forks import in_child, own_lock
-from asynchistory.llm.key import ApiKey, client_key
+from asynchistory.llm.key import ApiKey, client_key, hidden
 from asynchistory.llm.port import LLMClient
 from asynchistory.llm.providers import build_client
 from asynchistory.records import JSON
@@ -118,6 +118,7 @@ class LLMFactory:
             ClientCreationError: it could not be made; the cause is its ``__cause__``.
             InvalidInputError: an argument cannot be used.
         """
+        api_key = hidden(api_key)
         extras = options if timeout == DEFAULT_TIMEOUT else {**options, "timeout": timeout}
         key = client_key(provider, model, temperature, base_url, api_key, extras)
 

@@ -6,6 +6,7 @@ which it was continued, get the same transport over that one.
 
 from __future__ import annotations
 
+import re
 import ssl
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -32,6 +33,8 @@ TimeoutException = httpx2.TimeoutException
 
 #: Connections that wait for their next request, at most, in each run of a loop.
 KEPT = 100
+#: A header's value, as h11 takes it.
+_VALUE = re.compile(rb"([^\0\s]+([ \t]+[^\0\s]+)*)?")
 #: Seconds that the end of an answer may take that nobody needs any more.
 _PATIENCE = 0.1
 
@@ -55,11 +58,13 @@ class RunLocalTransport(httpx2.AsyncBaseTransport):
             )
             return cast(httpx2.AsyncHTTPTransport, transport)
 
+        self._protocol_error: type[httpx2.LocalProtocolError] = library.LocalProtocolError
         self.pools: RunPools[httpx2.AsyncHTTPTransport] = RunPools(make)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """See :class:`httpx2.AsyncBaseTransport`."""
         before = sys.exc_info()[1]
+        self._check(request)
         pool = await self.pools.here()
         try:
             response = await pool.handle_async_request(request)
@@ -68,9 +73,16 @@ class RunLocalTransport(httpx2.AsyncBaseTransport):
             return response
         except BaseException as error:
             cut_tracebacks(error, before)
-            if "Illegal header value" in str(error):  # which it quotes
-                raise type(error)("a header has a character that none may have") from None
             raise
+
+    def _check(self, request: httpx2.Request) -> None:
+        # What sends it would quote the value, in its error and in a log.
+        bad = [name for name, value in request.headers.raw if not _VALUE.fullmatch(value)]
+        if bad:
+            names = b", ".join(bad).decode("latin-1")
+            raise self._protocol_error(
+                f"no header may have the characters of this one: {names}", request=request
+            )
 
 
 class _Chunks(httpx2.AsyncByteStream):

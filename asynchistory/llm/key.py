@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from asynchistory.codec import encode_json
+from asynchistory.environment import Secret
 from asynchistory.errors import InvalidInputError
 
 #: A secret, or a function that gives the one of the moment. None: the environment's.
@@ -36,6 +37,11 @@ class ClientKey(NamedTuple):
     base_url: str = ""
     options: str = ""
     credential: str = ""
+
+
+def hidden(api_key: ApiKey) -> ApiKey:
+    """The same, and no repr shows it."""
+    return Secret(api_key) if isinstance(api_key, str) else api_key
 
 
 def client_key(

@@ -16,7 +16,8 @@ import msgspec
 from msgspec.structs import replace
 
 from asynchistory.codec import MAX_TOKENS
-from asynchistory.errors import LLMAuthenticationError, LLMResponseError
+from asynchistory.environment import Secret
+from asynchistory.errors import LLMAuthenticationError, LLMError, LLMResponseError
 from asynchistory.formats import conversation_to_openai, from_openai
 from asynchistory.llm.http import (
     HTTPError,
@@ -65,6 +66,7 @@ class OpenAIClient(LLMClient):
         options: dict[str, JSON] | None = None,
     ) -> None:
         self.key = key
+        self._url = ""  # a repr may be asked for before it is checked
         self._url = f"{checked_url(key.base_url or BASE_URL)}/chat/completions"
         self._api_key = api_key
         self._options = options or {}
@@ -108,22 +110,27 @@ class OpenAIClient(LLMClient):
             response = await self._http.send(self._request(body), stream=True)
         try:
             if response.status_code != 200:
-                with problem(self.key.provider, response):
-                    answer = await response.aread()
-                raise refusal(self.key.provider, response, answer)
+                raise await self._refusal(response)
             yield response
         finally:
             await response.aclose()
 
+    async def _refusal(self, response: Response) -> LLMError:
+        # Made here and raised elsewhere: the answer may quote the key, and what logs tracebacks
+        # with local variables would log it.
+        with problem(self.key.provider, response):
+            answer = await response.aread()
+        return refusal(self.key.provider, response, answer)
+
     def _request(self, body: dict[str, Any]) -> Request:
         headers = {"content-type": "application/json"}
-        if secret := (self._api_key() or "").strip():
+        if secret := Secret((self._api_key() or "").strip()):
             if not (secret.isascii() and secret.isprintable()):
                 raise LLMAuthenticationError(
                     "the API key has characters that no header can carry; set it again",
                     provider=self.key.provider,
                 )
-            headers["authorization"] = f"Bearer {secret}"
+            headers["authorization"] = Secret(f"Bearer {secret}")
         return post(self._http, self._url, msgspec.json.encode(body), headers)
 
     def _body(self, request: ChatRequest) -> dict[str, Any]:
