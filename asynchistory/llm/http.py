@@ -102,8 +102,13 @@ class _Chunks(httpx2.AsyncByteStream):
         return self
 
     async def __anext__(self) -> bytes:
-        assert self._chunks is not None, "__aiter__ comes first"
-        return await anext(self._chunks)
+        if self._chunks is None:
+            raise StopAsyncIteration
+        try:
+            return await anext(self._chunks)
+        except StopAsyncIteration:
+            self._chunks = None
+            raise
 
     async def aclose(self) -> None:
         """Free the connection."""

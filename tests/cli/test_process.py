@@ -19,7 +19,7 @@ from tests.cli.samples import conversation
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "asynchistory.cli"]
-HEAVY = ["anyio", "apsw", "asyncio", "cachetools", "httpx", "msgspec", "trio"]
+HEAVY = ["anyio", "apsw", "asyncio", "cachetools", "httpx2", "msgspec", "trio"]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tests.faults.children import Child
 from tests.faults.report import LOOPS, Report
 from tests.llm.certificates import AUTHORITY, issue
 from tests.llm.raw_server import RawServer
-from tests.llm.test_forks import ALL_RIGHT, SENT
+from tests.llm.test_forks import ALL_RIGHT, CHILDREN as CHILDREN, SENT
 
 
 def fork(report: Report, backend: str, tls: ssl.SSLContext | None) -> None:
