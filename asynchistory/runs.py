@@ -59,6 +59,11 @@ def _in_trio() -> bool:
         return False
 
 
+def has_ended(run: Any) -> bool:
+    """Whether this run of asyncio is over and its loop closed. trio does not say."""
+    return isinstance(run, asyncio.AbstractEventLoop) and run.is_closed()
+
+
 async def checkpoint_if_cancelled() -> None:
     """Raise a pending cancellation on trio, where every await is a checkpoint; else go on."""
     if _in_trio():

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [*ROOT.glob("asynchistory/**/*.py"), *ROOT.glob("compat/**/*.py")]
-LATE = {"httpx", "trio", "coredis", "psycopg", "genai_prices", "langchain"}
+LATE = {"httpx", "httpx2", "trio", "coredis", "psycopg", "genai_prices", "langchain"}
 
 
 def test_import_loads_neither_trio_nor_httpx_nor_an_extra() -> None:

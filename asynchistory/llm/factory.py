@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, NamedTuple, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Self, overload
 
 from anyio import get_current_task
 
@@ -38,6 +38,10 @@ from asynchistory.runs import (
     current_run,
     wake,
 )
+
+if TYPE_CHECKING:
+    import httpx
+    import httpx2
 
 _NUMBERS = frozenset((float, int))
 
@@ -263,6 +267,33 @@ class LLMFactory:
         key = client_key(provider, model, temperature, base_url, api_key, options, timeout)
         client: LLMClient | None = self.peek(key)
         return client
+
+    @overload
+    def http_client(
+        self, library: Literal["httpx"] = "httpx", *, timeout: float = DEFAULT_TIMEOUT
+    ) -> httpx.AsyncClient: ...
+    @overload
+    def http_client(
+        self, library: Literal["httpx2"], *, timeout: float = DEFAULT_TIMEOUT
+    ) -> httpx2.AsyncClient: ...
+    def http_client(self, library: str = "httpx", *, timeout: float = DEFAULT_TIMEOUT) -> Any:
+        """An HTTP client for any event loop and thread, to be given to an SDK.
+
+        Each loop has connections of its own, which are closed when it ends; all clients
+        share them, and the proxies that the environment names are honoured. Closing the
+        client, as SDKs do, ends its own use and nobody else's.
+
+        Args:
+            library: ``httpx2``, which then has to be installed, for an SDK that takes no httpx.
+            timeout: seconds for each step of a request.
+
+        Raises:
+            ConfigurationError: the library is not installed, or the environment names a proxy
+                that cannot be used.
+        """
+        from asynchistory.llm.http import http_client
+
+        return http_client(timeout, library)
 
     def get_cache_stats(self) -> FactoryStatistics:
         """What the factory has done, and what it holds."""

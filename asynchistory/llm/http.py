@@ -1,24 +1,30 @@
 """HTTP that belongs to no event loop: one client for all of them, one pool of connections each.
 
-A connection belongs to the loop that opened it. So the client is shared and
-the connections are not: the transport keeps one pool per event-loop run and
-closes it when that run ends. This is the only module that imports httpx.
+The only module that imports httpx. SDKs that have moved on to httpx2, which
+continues it, get the same transport over that one.
 """
 
 from __future__ import annotations
 
+import re
 import ssl
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import anyio
+import httpcore as _httpcore  # noqa: F401 - httpx would load it in the midst of a request
 import httpx
 
+from asynchistory.environment import Secret
 from asynchistory.errors import ConfigurationError
-from asynchistory.forks import in_child, own_lock
-from asynchistory.runs import at_end, current_run
+from asynchistory.llm.pools import RunPools, cut_tracebacks
+from asynchistory.llm.proxies import LOOPBACK, proxies
 
 HTTPError = httpx.HTTPError
 Request = httpx.Request
@@ -35,74 +41,161 @@ UNANSWERED = (
     httpx.WriteTimeout,
 )
 
-#: Answers take long, so many are under way at once; httpx's own 100 would queue them.
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+#: Connections that wait for their next request, at most, in each run of a loop.
+KEPT = 100
+#: A header's value, as h11 takes it.
+_VALUE = re.compile(rb"([^\0\s]+([ \t]+[^\0\s]+)*)?")
 #: Seconds that the end of an answer may take that nobody needs any more.
 _PATIENCE = 0.1
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class RunLocalTransport(httpx.AsyncBaseTransport):
-    """Sends each request through the pool of the event loop that it comes from."""
+    """Sends each request through the pool of the event loop that it comes from.
 
-    def __init__(self) -> None:
-        self._lock = own_lock(self, "_lock")
-        # By the run itself. Its entry goes when the run ends, so nothing leaks.
-        self._pools: dict[object, tuple[httpx.AsyncHTTPTransport, AsyncGenerator[None, None]]] = {}
-        self._parents: list[object] = []
-        in_child(self, "_forget")
+    Closing it closes nothing, for others use its pools too: the loops close them.
 
-    def _forget(self) -> None:
-        """Leave the connections to the process that this one was forked from."""
-        # Kept, and so not closed: closing says goodbye to the server in the parent's name.
-        self._parents.append(self._pools)
-        self._pools = {}
+    Args:
+        library: httpx, or httpx2, which has the same names.
+        proxy: what all requests go through; None goes directly.
+    """
+
+    def __init__(self, library: Any, proxy: Secret | None = None) -> None:
+        def make(keep: bool) -> httpx.AsyncHTTPTransport:
+            # Answers take long, so many are under way at once: a limit would queue them.
+            limits = library.Limits(max_connections=None, max_keepalive_connections=KEPT * keep)
+            transport = library.AsyncHTTPTransport(
+                verify=_ssl_context(), limits=limits, proxy=proxy
+            )
+            return cast(httpx.AsyncHTTPTransport, transport)
+
+        #: Each library takes streams of its own kind alone.
+        self._chunks: type[_Chunks] = type("_Chunks", (_Chunks, library.AsyncByteStream), {})
+        self._protocol_error: type[httpx.LocalProtocolError] = library.LocalProtocolError
+        self.pools: RunPools[httpx.AsyncHTTPTransport] = RunPools(make)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """See :class:`httpx.AsyncBaseTransport`."""
-        run = current_run()
-        found = self._pools.get(run)
-        if found is None:
-            found = await self._open(run)
-        return await found[0].handle_async_request(request)
+        before = sys.exc_info()[1]
+        self._check(request)
+        pool = await self.pools.here()
+        try:
+            response = await pool.handle_async_request(request)
+            response.stream = self._chunks(response.stream)
+            return response
+        except BaseException as error:
+            cut_tracebacks(error, before)
+            raise
 
-    async def _open(
-        self, run: object
-    ) -> tuple[httpx.AsyncHTTPTransport, AsyncGenerator[None, None]]:
-        pool = httpx.AsyncHTTPTransport(verify=_ssl_context(), limits=_LIMITS)
+    def _check(self, request: httpx.Request) -> None:
+        # What sends it would quote the value, in its error and in a log.
+        bad = [name for name, value in request.headers.raw if not _VALUE.fullmatch(value)]
+        if bad:
+            names = b", ".join(bad).decode("latin-1")
+            raise self._protocol_error(
+                f"no header may have the characters of this one: {names}", request=request
+            )
 
-        async def close() -> None:
-            with self._lock:
-                own = self._pools.get(run, (None,))[0] is pool
-                if own:
-                    del self._pools[run]
-            if own:
-                await pool.aclose()
 
-        guard = at_end(close)
-        with self._lock:
-            found = self._pools.setdefault(run, (pool, guard))
-        if found[0] is pool:
-            await anext(guard)  # from now on the loop closes it at its end
-        return found
+class _Chunks:
+    """An answer's body, which leaves nothing behind when it is closed before its end.
+
+    httpx reads httpcore's async generators through one of its own. Closing that leaves
+    the others as they are, which trio warns of. Going on to read from the closed connection
+    ends them all.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._chunks: AsyncIterator[bytes] | None = None
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        self._chunks = aiter(self._stream)
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._chunks is None:
+            raise StopAsyncIteration
+        try:
+            return await anext(self._chunks)
+        except StopAsyncIteration:
+            self._chunks = None
+            raise
+
+    async def aclose(self) -> None:
+        """Free the connection."""
+        await self._stream.aclose()
+        if self._chunks is not None:
+            with anyio.move_on_after(_PATIENCE, shield=True), suppress(Exception):
+                async for _ in self._chunks:
+                    pass
 
 
 @cache
 def _ssl_context() -> ssl.SSLContext:
     # Nearly all that a client costs in time and memory, so there is one a process.
-    return httpx.create_ssl_context()
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        raise ConfigurationError(
+            f"the certificates of SSL_CERT_FILE or SSL_CERT_DIR cannot be read: {error.strerror}"
+        ) from None
 
 
-#: One for the process, so that all instances share the connections of a loop.
-_transport = RunLocalTransport()
+@cache
+def run_local_transport(library: str, proxy: Secret | None = None) -> RunLocalTransport:
+    """The process's transport over this library, so that all share the connections of a loop."""
+    return RunLocalTransport(import_module(library), proxy)
 
 
-def http_client(timeout: float) -> httpx.AsyncClient:
-    """A client for any event loop; ``timeout`` in seconds for each step of a request.
+def http_client(timeout: float, library: str = "httpx") -> httpx.AsyncClient:
+    """A client for any event loop.
 
-    It holds nothing open itself, so it need not be closed.
+    It holds nothing open itself, so it need not be closed; closing it ends its own use.
+
+    Args:
+        timeout: seconds for each step of a request.
+        library: ``httpx``, or ``httpx2`` for a client of that one.
+
+    Raises:
+        ConfigurationError: the library is not installed, or the environment names a proxy
+            that cannot be used.
     """
-    return httpx.AsyncClient(transport=_transport, timeout=timeout, follow_redirects=False)
+    if library not in ("httpx", "httpx2") or find_spec(library) is None:
+        raise ConfigurationError(f"there is no {library!r} here; use httpx, or pip install httpx2")
+    through = {
+        pattern: None if proxy is None else _through(library, proxy)
+        for pattern, proxy in proxies().items()
+        if _is_url(pattern)
+    }
+    client = import_module(library).AsyncClient(
+        transport=run_local_transport(library),
+        mounts=through,
+        timeout=timeout,
+        follow_redirects=False,
+    )
+    return cast(httpx.AsyncClient, client)
+
+
+def _through(library: str, proxy: Secret) -> RunLocalTransport:
+    try:
+        scheme = httpx.Proxy(proxy).url.scheme
+    except (httpx.InvalidURL, ValueError):
+        scheme = ""
+    if not scheme or (scheme.startswith("socks") and find_spec("socksio") is None):
+        raise ConfigurationError(
+            "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY has to be http://, https://, or after "
+            "pip install 'httpx[socks]' socks5://"
+        )
+    return run_local_transport(library, proxy)
+
+
+def _is_url(pattern: str) -> bool:
+    """Whether it can be matched; an entry of ``NO_PROXY`` that cannot is passed over."""
+    try:
+        httpx.URL(pattern)
+    except httpx.InvalidURL:
+        return False
+    return True
 
 
 async def read_on(chunks: AsyncIterator[bytes]) -> None:
@@ -115,18 +208,11 @@ async def read_on(chunks: AsyncIterator[bytes]) -> None:
             pass
 
 
-async def unwind(response: httpx.Response, chunks: AsyncIterator[bytes]) -> None:
-    """Close a response that was left before its end, and the generators it was read through.
-
-    httpx and httpcore read through async generators inside each other, and closing
-    the outermost leaves the others as they are, which trio warns of. Going on to
-    read from the closed connection ends them all.
-    """
-    with anyio.move_on_after(_PATIENCE, shield=True):
+async def unwind(response: httpx.Response, chunks: AsyncGenerator[bytes, None]) -> None:
+    """Close a response that was left before its end, and the generator it was read through."""
+    with anyio.move_on_after(_PATIENCE, shield=True), suppress(Exception):
+        await chunks.aclose()
         await response.aclose()
-        with suppress(Exception):
-            async for _ in chunks:
-                pass
 
 
 class _Body(httpx.AsyncByteStream):
@@ -173,7 +259,7 @@ def checked_url(base_url: str) -> str:
     parts = urlsplit(base_url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
         raise ConfigurationError("base_url must look like https://host/v1, without credentials")
-    if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
         raise ConfigurationError(
             f"base_url {parts.scheme}://{parts.hostname} would send the key unencrypted; use https"
         )

@@ -7,9 +7,12 @@ What there is, and what --times counts:
 
     bitflip      bits of stored records that are flipped
     cancel       cancellations of appends and reads, on each loop
+    conversations  conversations at once with a model, on each loop
     crowd        crowds of 10,000 tasks at once, on each loop
     firsttouch   first touches of a factory, of each scene
+    forks        processes with connections open that fork, over HTTP and TLS, on each loop
     ioerror      calls to the file system that fail, of each kind in each scene, on each loop
+    loops        event loops that use one LLM client one after another, and then no more
     powercut     images of what a disk may hold after its power was cut
     processes    new files that twelve processes open at the same moment
     sigkill      processes that are killed, on each loop
@@ -24,15 +27,30 @@ import json
 import sys
 from collections.abc import Callable
 
-from tests.faults import bitflip, cancel, crowd, firsttouch, ioerror, powercut, processes, sigkill
+from tests.faults import (
+    bitflip,
+    cancel,
+    conversations,
+    crowd,
+    firsttouch,
+    forks,
+    ioerror,
+    loops,
+    powercut,
+    processes,
+    sigkill,
+)
 from tests.faults.report import FINDINGS, Report
 
 CAMPAIGNS: dict[str, Callable[[int], Report]] = {
     "bitflip": bitflip.campaign,
     "cancel": cancel.campaign,
+    "conversations": conversations.campaign,
     "crowd": crowd.campaign,
     "firsttouch": firsttouch.campaign,
+    "forks": forks.campaign,
     "ioerror": ioerror.campaign,
+    "loops": loops.campaign,
     "powercut": powercut.campaign,
     "processes": processes.campaign,
     "sigkill": sigkill.campaign,

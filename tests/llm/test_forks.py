@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 import sys
 import threading
 from collections.abc import Awaitable, Callable
@@ -18,17 +19,21 @@ from asynchistory.llm import http
 from asynchistory.testing import LoopbackLLM
 from tests.faults.children import Child, say
 from tests.llm.asking import connect
+from tests.llm.certificates import tls as tls
+from tests.llm.raw_server import RawServer
 
 pytest.importorskip("uvicorn", reason="the loopback server runs on uvicorn")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 CHILDREN, QUESTIONS = 3, 30
+#: Connections that are open at the fork, each with a question that was answered.
+WARM = 5
 
 
-async def talk(client: LLMClient, name: str) -> int:
+async def talk(client: LLMClient, name: str, questions: int = QUESTIONS) -> int:
     """How many of the answers are not one's own."""
     wrong = 0
-    for number in range(QUESTIONS):
+    for number in range(questions):
         question = f"{name} asks {number}"
         answer = await client.complete(ChatRequest(messages=(Message.of("user", question),)))
         wrong += not answer.message.text.endswith(question)
@@ -38,7 +43,7 @@ async def talk(client: LLMClient, name: str) -> int:
 async def talk_in_child(client: LLMClient, name: str) -> int:
     wrong = await talk(client, name)
     # Its own, and none of its parent's.
-    return wrong + len(http._transport._pools) - 1
+    return wrong + len(http.run_local_transport("httpx").pools) - 1
 
 
 def forked(work: Callable[[], Awaitable[int]], backend: str) -> int:
@@ -65,7 +70,9 @@ def end_of(pid: int) -> int:
 def fork_with_a_warm_pool(url: str, backend: str) -> None:
     async def work() -> None:
         client = await connect(url)
-        assert await talk(client, "parent before") == 0
+        async with anyio.create_task_group() as tasks:
+            for number in range(WARM):
+                tasks.start_soon(talk, client, f"parent before {number}", 1)
         pids = [
             forked(partial(talk_in_child, client, f"child {number}"), backend)
             for number in range(CHILDREN)
@@ -108,14 +115,27 @@ def said(function: str, *arguments: object) -> list[str]:
     return child.lines
 
 
+ALL_RIGHT = ["parent: 0 wrong"] + ["child: 0 wrong"] * CHILDREN
+SENT = WARM + QUESTIONS * (CHILDREN + 1)
+
+
 @BACKENDS
 def test_each_process_gets_its_own_answers(backend: str) -> None:
     with LoopbackLLM() as server:
         lines = said("test_forks:fork_with_a_warm_pool", server.url, backend)
         count = server.count
 
-    assert lines == ["parent: 0 wrong"] + ["child: 0 wrong"] * CHILDREN
-    assert count == QUESTIONS * (CHILDREN + 2)
+    assert lines == ALL_RIGHT
+    assert count == SENT
+
+
+@BACKENDS
+def test_each_process_gets_its_own_answers_over_tls(backend: str, tls: ssl.SSLContext) -> None:
+    with RawServer(tls=tls) as server:
+        lines = said("test_forks:fork_with_a_warm_pool", server.url, backend)
+
+    assert lines == ALL_RIGHT
+    assert len(server.requests) == SENT
 
 
 @BACKENDS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +20,7 @@ from asynchistory import (
     TextDelta,
 )
 from asynchistory.testing import Gate, LoopbackLLM, Reply
+from tests.faults.leftovers import open_sockets
 from tests.llm.asking import BOTH_WAYS, HI, ask, connect
 
 pytest.importorskip("uvicorn", reason="the loopback server runs on uvicorn")
@@ -153,22 +153,9 @@ async def test_a_stream_read_to_its_end_leaves_its_connection_for_the_next() -> 
     assert counted.connections == 1
 
 
-def sockets() -> set[str]:
-    """The sockets that this process has open."""
-    gc.collect()
-    here = "/proc/self/fd"
-    links = []
-    for name in os.listdir(here):
-        try:
-            links.append(os.readlink(f"{here}/{name}"))
-        except OSError:
-            continue
-    return {link for link in links if link.startswith("socket:")}
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 def test_one_instance_for_loops_one_after_another_and_at_once() -> None:
-    before = sockets()
+    before = open_sockets()
     runs: list[Callable[..., Any]] = [asyncio.run, lambda main: trio.run(lambda: main)]
     answers: list[str] = []
     with LoopbackLLM(Reply("ok")) as server:
@@ -193,7 +180,7 @@ def test_one_instance_for_loops_one_after_another_and_at_once() -> None:
         asyncio.run(talk())
     assert answers == ["ok"] * server.count
     assert server.count == 3 * (6 + 6 + 1)
-    assert not sockets() - before
+    assert not open_sockets() - before
 
 
 # -- addresses
