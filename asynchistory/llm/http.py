@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import ssl
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
@@ -69,7 +69,7 @@ class RunLocalTransport(httpx.AsyncBaseTransport):
             return cast(httpx.AsyncHTTPTransport, transport)
 
         #: Each library takes streams of its own kind alone.
-        self._chunks: type[_Chunks] = type("_Chunks", (_Chunks, library.AsyncByteStream), {})
+        self._chunks: Any = type("_Chunks", (_Chunks, library.AsyncByteStream), {})
         self._protocol_error: type[httpx.LocalProtocolError] = library.LocalProtocolError
         self.pools: RunPools[httpx.AsyncHTTPTransport] = RunPools(make)
 
@@ -208,11 +208,17 @@ async def read_on(chunks: AsyncIterator[bytes]) -> None:
             pass
 
 
-async def unwind(response: httpx.Response, chunks: AsyncGenerator[bytes, None]) -> None:
-    """Close a response that was left before its end, and the generator it was read through."""
-    with anyio.move_on_after(_PATIENCE, shield=True), suppress(Exception):
-        await chunks.aclose()
+async def unwind(response: httpx.Response, chunks: AsyncIterator[bytes]) -> None:
+    """Close a response that was left before its end, and the generators it was read through.
+
+    httpx reads through async generators inside each other, and closing the outermost leaves
+    the others as they are, which trio warns of. Going on to read ends them all.
+    """
+    with anyio.move_on_after(_PATIENCE, shield=True):
         await response.aclose()
+        with suppress(Exception):
+            async for _ in chunks:
+                pass
 
 
 class _Body(httpx.AsyncByteStream):
