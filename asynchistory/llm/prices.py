@@ -7,6 +7,7 @@ What is not known is None, which is not 0.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from decimal import Decimal
 from functools import cache
 from importlib import import_module
@@ -109,9 +110,12 @@ def _provider(key: ClientKey) -> dict[str, Any]:
 def _prices() -> tuple[Any, str]:
     """The package, None if it is not installed, and its name as a source."""
     try:
-        return import_module("genai_prices"), f"genai-prices {version('genai-prices')}"
+        prices = import_module("genai_prices")
     except ImportError:
         return None, ""
+    with suppress(LookupError):  # its list is loaded by the first look into it
+        prices.calc_price(prices.Usage(input_tokens=1), "gpt-4o", provider_id="openai")
+    return prices, f"genai-prices {version('genai-prices')}"
 
 
 def _million(price: Decimal | float, tokens: int) -> Decimal:

@@ -102,8 +102,8 @@ SETTINGS: dict[str, dict[str, str]] = {
     "all": {"all_proxy": "http://c:3", "http_proxy": "http://a:1"},
     "none for some": {
         "all_proxy": "http://c:3",
-        "no_proxy": "example.com, .dotted.org,*.starred.org,10.0.0.7,192.168.0.0/16,"
-        "172.16.5.5/16,::2,fd00::/8,[::3],host.test:8080,http://only.http.test,localhost,,with/slash",
+        "no_proxy": "example.com, .dotted.org,10.0.0.7,192.168.0.0/16,"
+        "172.16.5.5/16,::2,host.test:8080,http://only.http.test,localhost,,with/slash",
     },
     "none": {"all_proxy": "http://c:3", "no_proxy": "x, *"},
     "not a host": {"all_proxy": "http://c:3", "no_proxy": "[,http://[,example.com"},
@@ -137,6 +137,19 @@ def test_each_address_goes_where_httpx_would_send_it(
 
     for url in URLS:
         assert through(ours, url) == through(theirs, url), url
+
+
+def test_entries_that_httpx_itself_fails_at_are_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "http://c:3")
+    monkeypatch.setenv("NO_PROXY", "fd00::/8,[::3],*.starred.org")
+    with pytest.raises(httpx.InvalidURL):
+        httpx.AsyncClient(verify=False)
+    through: Any = http.http_client(1)._transport_for_url
+    direct = http.run_local_transport("httpx")
+    assert through(httpx.URL("https://[::3]")) is direct
+    assert through(httpx.URL("https://a.starred.org")) is direct
+    assert through(httpx.URL("https://starred.org")) is not direct
+    assert through(httpx.URL("https://[::4]")) is not direct
 
 
 @pytest.mark.parametrize("value", ["ftp://a:1", "http://a:port", "socks5://a:1", "://"])
