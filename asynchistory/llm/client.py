@@ -269,6 +269,7 @@ class HTTPClient(LLMClient):
     async def _secret(self) -> str | None:
         secret = (self._api_key() or "").strip() or None
         if secret is not None and not (secret.isascii() and secret.isprintable()):
+            secret = None  # a traceback that shows variables would show it
             raise LLMAuthenticationError(
                 "the API key has characters that no header can carry; set it again",
                 provider=self.key.provider,

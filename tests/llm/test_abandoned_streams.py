@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import anyio
 import pytest
@@ -76,3 +77,34 @@ async def test_a_stream_that_is_left_frees_its_connection(
         assert (await ask(client, True))[0].message.text == "ok"
         assert server.count == 2
         assert connections.count() == 1  # and that one is kept
+
+
+@BOTH_FORMATS
+@pytest.mark.anyio
+async def test_a_plain_answer_that_is_cancelled_in_its_middle(provider: str) -> None:
+    half = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 999\r\n\r\n{"
+    sent, left = anyio.Event(), anyio.Event()
+
+    async def serve(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            while not (await stream.receive()).endswith(b"}"):
+                pass
+            await stream.send(half)
+            sent.set()
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                await stream.receive()
+            left.set()
+
+    listeners = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with listeners, anyio.create_task_group() as group:
+        group.start_soon(listeners.serve, serve)
+        port = listeners.extra(anyio.abc.SocketAttribute.local_port)
+        client = await connect(f"http://127.0.0.1:{port}/v1", provider)
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as asking:
+                asking.start_soon(client.complete, HI)
+                await sent.wait()
+                await anyio.wait_all_tasks_blocked()
+                asking.cancel_scope.cancel()
+            await left.wait()  # the connection is closed
+        group.cancel_scope.cancel()

@@ -143,7 +143,7 @@ def test_rate_limits_of_both_providers() -> None:
             "anthropic-ratelimit-requests-remaining": "49",
             "anthropic-ratelimit-requests-reset": "2026-11-26T07:00:01.2Z",
             "anthropic-ratelimit-input-tokens-remaining": "1000",
-            "anthropic-ratelimit-output-tokens-reset": "never",
+            "anthropic-ratelimit-output-tokens-reset": "0001-01-01",
             "anthropic-ratelimit-tokens-reset": "2026-11-26T06:00:00Z",
         }
     ) == RateLimits(
