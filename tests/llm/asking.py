@@ -20,8 +20,10 @@ BOTH_FORMATS = pytest.mark.parametrize("provider", ["openai", "anthropic"])
 
 async def connect(url: str, provider: str = "openai", **options: Any) -> LLMClient:
     """A client that does not try again, unless it is told to."""
-    options = {"base_url": url, "api_key": KEY, "max_retries": 0, **options}
-    return await LLMFactory().get(provider, "m", **options)
+    get = LLMFactory().get
+    return await get(
+        provider, "m", **{"base_url": url, "api_key": KEY, "max_retries": 0, **options}
+    )
 
 
 async def ask(
