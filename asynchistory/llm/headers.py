@@ -52,11 +52,14 @@ def _resets_in(value: str | None, headers: Mapping[str, str]) -> float | None:
     if _DURATION.fullmatch(value):
         parts = _DURATION_PART.findall(value)
         return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    number = _number(value)
+    if number is not None:
+        return max(0.0, number)
     try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
-        return _number(value)
-    return max(0.0, moment.timestamp() - _now(headers))
+        moment = datetime.fromisoformat(value).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    return max(0.0, moment - _now(headers))
 
 
 def _now(headers: Mapping[str, str]) -> float:
@@ -68,7 +71,7 @@ def _now(headers: Mapping[str, str]) -> float:
 def _http_date(value: str | None) -> float | None:
     try:
         moment = parsedate_to_datetime(value or "")
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 

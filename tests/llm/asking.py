@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from asynchistory.testing import LoopbackLLM
 KEY = "sk-canary-of-these-tests"
 HI = ChatRequest(messages=(Message.of("system", "Be brief."), Message.of("user", "Hi, Zoë 🎈")))
 BOTH_WAYS = pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 BOTH_FORMATS = pytest.mark.parametrize("provider", ["openai", "anthropic"])
 
 
@@ -37,10 +38,22 @@ async def ask(
     return whole, pieces
 
 
-def connections(server: LoopbackLLM) -> int:
-    """How many connections to the server this process has open."""
-    gc.collect()
-    port = f":{int(server.origin.rpartition(':')[2]):04X}"
-    lines = Path("/proc/self/net/tcp").read_text("ascii").splitlines()[1:]
-    # Of its fields the third is the other end, the tenth the inode, 0 once it is closed.
-    return sum(line.split()[2].endswith(port) and line.split()[9] != "0" for line in lines)
+class Connections:
+    """The connections to a server that this process has open, without those to earlier ones.
+
+    A server that has ended may have had the same port, and a pool its connections still.
+    """
+
+    def __init__(self, server: LoopbackLLM) -> None:
+        self._port = f":{int(server.origin.rpartition(':')[2]):04X}"
+        self._earlier = self._open()
+
+    def count(self) -> int:
+        return len(self._open() - self._earlier)
+
+    def _open(self) -> set[str]:
+        """Their inodes."""
+        lines = Path("/proc/self/net/tcp").read_text("ascii").splitlines()[1:]
+        # Of its fields the third is the other end, the tenth the inode, 0 once it is closed.
+        fields = [line.split() for line in lines]
+        return {one[9] for one in fields if one[2].endswith(self._port) and one[9] != "0"}
