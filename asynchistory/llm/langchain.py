@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
-from functools import cache, partial
+from functools import partial
 from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -33,6 +33,7 @@ from asynchistory.errors import (
 )
 from asynchistory.forks import in_child
 from asynchistory.formats import conversation_to_openai
+from asynchistory.llm.http import http_client
 from asynchistory.llm.key import ClientKey, Credential, Options, secret_of
 from asynchistory.llm.port import (
     ChatRequest,
@@ -307,7 +308,7 @@ async def build(config: ClientConfig) -> LLMClient:
 
     # In a thread, for the first import takes seconds. It shows whether the configuration will do.
     await anyio.to_thread.run_sync(make)
-    return LangChainClient(key, make, _close)
+    return LangChainClient(key, make)
 
 
 #: Those of LangChain's providers that take a function as API key.
@@ -320,7 +321,8 @@ def _make(model: str, arguments: Options) -> ChatModel:
         made = init_chat_model(model, **arguments)
         if _shares_connections(made):
             # LangChain shares one client among all models of an endpoint, and so among loops.
-            made = init_chat_model(model, **arguments, http_async_client=_http_client(arguments))
+            client = http_client(arguments["timeout"])
+            made = init_chat_model(model, **arguments, http_async_client=client)
         if "stream_usage" in type(made).model_fields and "stream_usage" not in arguments:
             made.stream_usage = True  # which it leaves out where a base_url is given
     except ImportError as error:
@@ -342,20 +344,3 @@ def _make(model: str, arguments: Options) -> ChatModel:
 def _shares_connections(made: ChatModel) -> bool:
     """Whether it is one of those built on OpenAI's client."""
     return hasattr(made, "root_async_client") and hasattr(made, "http_async_client")
-
-
-def _http_client(arguments: Options) -> Any:
-    client = import_module("openai").DefaultAsyncHttpxClient
-    return client(timeout=arguments["timeout"], verify=_ssl_context(client))
-
-
-@cache
-def _ssl_context(client: type[Any]) -> Any:
-    # Nearly all that a client takes, so there is one a process. By httpx, or what came after it.
-    [base] = [one.__module__ for one in client.__mro__ if one.__name__ == "AsyncClient"]
-    return import_module(base.partition(".")[0]).create_ssl_context()
-
-
-async def _close(made: ChatModel) -> None:
-    if _shares_connections(made):
-        await made.http_async_client.aclose()
