@@ -79,7 +79,7 @@ class RunLocalTransport(httpx.AsyncBaseTransport):
         self._check(request)
         pool = await self.pools.here()
         try:
-            response = await pool.handle_async_request(request)
+            response = await _send(pool, request)
             response.stream = self._chunks(response.stream)
             return response
         except BaseException as error:
@@ -94,6 +94,33 @@ class RunLocalTransport(httpx.AsyncBaseTransport):
             raise self._protocol_error(
                 f"no header may have the characters of this one: {names}", request=request
             )
+
+
+async def _send(pool: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
+    """Send it, and close the connection that was opened for it if that is cut short.
+
+    httpcore leaves one open that was cancelled in the midst of its TLS handshake.
+    """
+    opened: list[Any] = []
+    extensions = request.extensions
+    others = extensions.get("trace")
+
+    async def trace(event: str, info: dict[str, Any]) -> None:
+        if event.endswith(".connect_tcp.complete"):
+            opened.append(info["return_value"])
+        if others is not None:
+            await others(event, info)
+
+    request.extensions = {**extensions, "trace": trace}
+    try:
+        return await pool.handle_async_request(request)
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            for stream in opened:
+                await stream.aclose()
+        raise
+    finally:
+        request.extensions = extensions
 
 
 class _Chunks:

@@ -86,11 +86,11 @@ def cut_tracebacks(error: BaseException, before: BaseException | None) -> None:
     What sends a request has its headers in local variables, and what logs tracebacks
     with their locals would log the key.
     """
-    seen, todo = {before}, [error]
+    seen, todo = {id(before)}, [error]
     while todo:
         one = todo.pop()
-        if one not in seen:
-            seen.add(one)
+        if id(one) not in seen:
+            seen.add(id(one))
             one.__traceback__ = None
             led = (one.__cause__, one.__context__, *getattr(one, "exceptions", ()))
             todo += [other for other in led if other is not None]

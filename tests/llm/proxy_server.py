@@ -7,6 +7,8 @@ import socketserver
 import threading
 from contextlib import suppress
 
+from tests.llm.raw_server import ThreadServer
+
 
 class _Handler(socketserver.StreamRequestHandler):
     server: ProxyServer
@@ -42,7 +44,7 @@ def pour(source: socket.socket, sink: socket.socket) -> None:
         sink.shutdown(socket.SHUT_WR)
 
 
-class ProxyServer(socketserver.ThreadingTCPServer):
+class ProxyServer(ThreadServer):
     """Forwards, and tunnels after ``CONNECT``, while it is entered.
 
     Attributes:
@@ -51,29 +53,17 @@ class ProxyServer(socketserver.ThreadingTCPServer):
         refuses: whether it answers 407 instead.
     """
 
-    daemon_threads = True
-
     def __init__(self, target: int) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.target = target
         self.heads: list[str] = []
         self.refuses = False
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.server_address[1]}"
+        return f"127.0.0.1:{self.port}"
 
     @property
     def asked(self) -> list[str]:
         """The first line of each request."""
         return [head.partition("\r\n")[0] for head in self.heads]
-
-    def __enter__(self) -> ProxyServer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self._thread.join()
-        self.server_close()

@@ -9,7 +9,7 @@ import ssl
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 #: Makes the body of an answer from the request's JSON; None hangs up without one.
 Answer: TypeAlias = Callable[[Any], Any]
@@ -64,7 +64,10 @@ class _Handler(socketserver.StreamRequestHandler):
             head += line
         names = (line.partition(b":") for line in head.lower().splitlines()[1:])
         headers = {name.decode(): value.strip().decode("latin-1") for name, _, value in names}
-        body = self.rfile.read(int(headers.get("content-length", 0)))
+        length = int(headers.get("content-length", 0))
+        body = self.rfile.read(length)
+        if len(body) < length:
+            return False
         self.server.requests.append(head)
         answer = self.server.answer(json.loads(body) if body else None)
         if answer is None:
@@ -75,8 +78,32 @@ class _Handler(socketserver.StreamRequestHandler):
         return True
 
 
-class RawServer(socketserver.ThreadingTCPServer):
-    """Serves in threads, one for each connection, while it is entered.
+class ThreadServer(socketserver.ThreadingTCPServer):
+    """Serves on a port of its own, in threads, while it is entered."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, handler: type[socketserver.StreamRequestHandler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
+
+    @property
+    def port(self) -> int:
+        return int(self.server_address[1])
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+
+class RawServer(ThreadServer):
+    """Answers every request as it is told.
 
     Attributes:
         requests: the head of each request so far.
@@ -84,23 +111,14 @@ class RawServer(socketserver.ThreadingTCPServer):
         open: how many there are.
     """
 
-    daemon_threads = True
-    request_queue_size = 128
-    allow_reuse_address = True
-
     def __init__(self, answer: Answer = openai, tls: ssl.SSLContext | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.answer = answer
         self.requests: list[bytes] = []
         self.connections = self.open = 0
         self._tls = tls
         self._sockets: set[socket.socket] = set()
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
-
-    @property
-    def port(self) -> int:
-        return int(self.server_address[1])
 
     @property
     def url(self) -> str:
@@ -116,15 +134,6 @@ class RawServer(socketserver.ThreadingTCPServer):
         for one in list(self._sockets):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
-
-    def __enter__(self) -> RawServer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         self._count(+1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import ssl
 import threading
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
@@ -20,7 +21,8 @@ import trio
 from asynchistory import LLMFactory
 from asynchistory.errors import NoEventLoopError
 from asynchistory.llm.http import run_local_transport
-from tests.llm.raw_server import RawServer
+from tests.llm.certificates import tls as tls
+from tests.llm.raw_server import RawServer, openai
 
 pytest_plugins = "pytester"
 Main: TypeAlias = Callable[[], Awaitable[Any]]
@@ -233,3 +235,29 @@ async def test_a_cancelled_request_takes_its_connection_with_it(server: RawServe
     server.answer = lambda request: {"own": True}
     assert (await client.post(server.url, json=QUESTION)).json() == {"own": True}
     assert server.connections == 2
+
+
+@pytest.mark.anyio
+async def test_a_request_cancelled_at_any_turn_of_the_loop_leaves_no_connection(
+    tls: ssl.SSLContext,
+) -> None:
+    """In the midst of connecting, of the handshake, of sending, or of waiting."""
+    client = LLMFactory().http_client()
+    go_on = threading.Event()
+
+    def answer(request: Any) -> Any:
+        go_on.wait(30)
+        return openai(request)
+
+    with RawServer(answer, tls) as server:
+        for turns in range(40):
+            go_on.clear()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(partial(ask, client, server))
+                for _ in range(turns):
+                    await anyio.lowlevel.checkpoint()
+                tasks.cancel_scope.cancel()
+            go_on.set()
+            assert server.has(0)
+        await ask(client, server)
+        assert server.open == 1
