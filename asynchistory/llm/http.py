@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import Any, Self, cast
 from urllib.parse import urlsplit
 
 import anyio
@@ -70,6 +70,8 @@ class RunLocalTransport(httpx.AsyncBaseTransport):
 
         #: Each library takes streams of its own kind alone.
         self._chunks: Any = type("_Chunks", (_Chunks, library.AsyncByteStream), {})
+        self._body: Any = type("_Body", (_Body, library.AsyncByteStream), {})
+        self._bytes: type[httpx.ByteStream] = library.ByteStream
         self._protocol_error: type[httpx.LocalProtocolError] = library.LocalProtocolError
         self.pools: RunPools[httpx.AsyncHTTPTransport] = RunPools(make)
 
@@ -77,6 +79,8 @@ class RunLocalTransport(httpx.AsyncBaseTransport):
         """See :class:`httpx.AsyncBaseTransport`."""
         before = sys.exc_info()[1]
         self._check(request)
+        if isinstance(request.stream, self._bytes):
+            request.stream = self._body(b"".join(request.stream))
         pool = await self.pools.here()
         try:
             response = await _send(pool, request)
@@ -121,6 +125,27 @@ async def _send(pool: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx
         raise
     finally:
         request.extensions = extensions
+
+
+class _Body:
+    """A request's body.
+
+    httpx's own is read by an async generator, which a connection that breaks leaves
+    unfinished; trio warns of those.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._left: list[bytes] = []
+
+    def __aiter__(self) -> Self:
+        self._left = [self._content]
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
 
 
 class _Chunks:
@@ -248,37 +273,15 @@ async def unwind(response: httpx.Response, chunks: AsyncIterator[bytes]) -> None
                 pass
 
 
-class _Body(httpx.AsyncByteStream):
-    """A request's body.
-
-    httpx's own is an async generator, which a connection that breaks leaves
-    unfinished; trio warns of those.
-    """
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    def __aiter__(self) -> _Body:
-        return self
-
-    async def __anext__(self) -> bytes:
-        content, self._content = self._content, b""
-        if not content:
-            raise StopAsyncIteration
-        return content
-
-
 def post(
     client: httpx.AsyncClient, url: str, content: bytes, headers: dict[str, str]
 ) -> httpx.Request:
     """A request of ``client`` with this body."""
-    # What httpx adds itself only where it makes the stream.
-    added = {"host": httpx.URL(url).netloc.decode(), "content-length": str(len(content))}
     return httpx.Request(
         "POST",
         url,
-        headers={**added, **client.headers, **headers},
-        stream=_Body(content),
+        headers={**client.headers, **headers},
+        content=content,
         extensions={"timeout": client.timeout.as_dict()},
     )
 
