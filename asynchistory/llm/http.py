@@ -43,6 +43,9 @@ UNANSWERED = (
 
 #: Connections that wait for their next request, at most, in each run of a loop.
 KEPT = 100
+#: Seconds for which they do. Many servers, uvicorn among them, wait for five: a client that
+#: does too sends its next request just when they hang up.
+IDLE = 4.0
 #: A header's value, as h11 takes it.
 _VALUE = re.compile(rb"([^\0\s]+([ \t]+[^\0\s]+)*)?")
 #: Seconds that the end of an answer may take that nobody needs any more.
@@ -62,7 +65,11 @@ class RunLocalTransport(httpx.AsyncBaseTransport):
     def __init__(self, library: Any, proxy: Secret | None = None) -> None:
         def make(keep: bool) -> httpx.AsyncHTTPTransport:
             # Answers take long, so many are under way at once: a limit would queue them.
-            limits = library.Limits(max_connections=None, max_keepalive_connections=KEPT * keep)
+            limits = library.Limits(
+                max_connections=None,
+                max_keepalive_connections=KEPT * keep,
+                keepalive_expiry=IDLE,
+            )
             transport = library.AsyncHTTPTransport(
                 verify=_ssl_context(), limits=limits, proxy=proxy
             )
