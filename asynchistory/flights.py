@@ -28,7 +28,7 @@ class Flight(Generic[T]):
         self.detached: bool = False
         self.landed: bool = False
         self._led = False
-        self._changed = anyio.Event()
+        self._changed: anyio.Event | None = None  # made by the first that waits for it
         self._tasks = 0
         self._result: list[T] = []
         self._error: Exception | None = None
@@ -51,6 +51,7 @@ class Flight(Generic[T]):
         """Wait for the outcome, or bring it about."""
         while not self.landed:
             if self._led:
+                self._changed = self._changed or anyio.Event()
                 await self._changed.wait()
             else:
                 await self._lead(load)
@@ -68,11 +69,15 @@ class Flight(Generic[T]):
         except BaseException:
             # Cancelled. All are woken: a single heir might be cancelled before it runs.
             self._led = False
-            changed, self._changed = self._changed, anyio.Event()
-            changed.set()
+            self._wake()
             raise
         self.landed = True
-        self._changed.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, None
+        if changed is not None:
+            changed.set()
 
 
 class SingleFlight(Generic[K, T]):
@@ -103,7 +108,12 @@ class SingleFlight(Generic[K, T]):
         """
         run = current_run()
         with self._lock:
-            flight = self._flights.setdefault(key, {}).setdefault(run, Flight())
+            flights = self._flights.get(key)
+            if flights is None:
+                flights = self._flights[key] = {}
+            flight = flights.get(run)
+            if flight is None:
+                flight = flights[run] = Flight()
             flight.join()
         try:
             return await flight.outcome(load)

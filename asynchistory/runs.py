@@ -40,7 +40,7 @@ def current_run() -> object:
     Raises:
         NoEventLoopError: neither asyncio nor trio is running in this thread.
     """
-    if _in_trio():
+    if in_trio():
         return sys.modules["trio"].lowlevel.current_trio_token()
     try:
         return asyncio.get_running_loop()
@@ -50,7 +50,8 @@ def current_run() -> object:
         ) from None
 
 
-def _in_trio() -> bool:
+def in_trio() -> bool:
+    """Whether this is a task on trio."""
     # First trio, then asyncio: in trio's guest mode the host's asyncio loop is running too.
     trio = sys.modules.get("trio")
     try:
@@ -61,13 +62,13 @@ def _in_trio() -> bool:
 
 async def checkpoint_if_cancelled() -> None:
     """Raise a pending cancellation on trio, where every await is a checkpoint; else go on."""
-    if _in_trio():
+    if in_trio():
         await sys.modules["trio"].lowlevel.checkpoint_if_cancelled()
 
 
 def new_lock() -> Lock:
     """A lock of the running loop's own kind: ``asyncio.Lock``, or ``trio.Lock``."""
-    if _in_trio():
+    if in_trio():
         import trio
 
         return trio.Lock()

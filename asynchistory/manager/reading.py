@@ -9,6 +9,7 @@ from asynchistory.checks import check_limit, check_query, check_search, check_se
 from asynchistory.manager.base import Base
 from asynchistory.queries import HistoryPage, HistoryQuery, SearchHit, SearchOrder, SearchQuery
 from asynchistory.records import StoredRecord
+from asynchistory.runs import checkpoint_if_cancelled, in_trio
 
 
 class Reading(Base):
@@ -22,8 +23,15 @@ class Reading(Base):
         Raises:
             SessionNotFoundError: there is no such session.
         """
-        check_session_id(session_id)
         check_limit(count, "count")
+        if (level or self.level) == "cached" and type(session_id) is str:
+            # What is held under this id was checked when it was put in.
+            records = self.cache.peek(session_id, count)
+            if records is not None:
+                if in_trio():
+                    await checkpoint_if_cancelled()
+                return records
+        check_session_id(session_id)
         level = self._level(level)
         tail = await self.cache.tail(self.storage, session_id, count, level)
         return tail.records
