@@ -7,6 +7,7 @@ where it is already running.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVarTuple
 
 import anyio
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 
 Ts = TypeVarTuple("Ts")
+
+_log = logging.getLogger("asynchistory")
 
 
 def current_run() -> object:
@@ -103,6 +107,36 @@ async def at_end(close: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, N
         yield
     finally:
         await close()
+
+
+#: asyncio itself refers to a task but weakly.
+_lasting: set[asyncio.Task[None]] = set()
+
+
+def until_end(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run ``work`` in a task of its own, which is cancelled when the event loop's run ends.
+
+    What it raises is logged; nobody waits for it.
+
+    Raises:
+        NoEventLoopError: neither asyncio nor trio is running in this thread.
+    """
+
+    async def guarded() -> None:
+        try:
+            await work()
+        except Exception:
+            # On trio it would end the whole run.
+            _log.exception("a background task of asynchistory failed")
+
+    run: Any = current_run()
+    if isinstance(run, asyncio.AbstractEventLoop):
+        # In a context of its own: the caller's is not that of what comes after it.
+        task = run.create_task(guarded(), context=Context())
+        _lasting.add(task)
+        task.add_done_callback(_lasting.discard)
+    else:
+        sys.modules["trio"].lowlevel.spawn_system_task(guarded)
 
 
 class Waits(ABC):

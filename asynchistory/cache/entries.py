@@ -64,9 +64,9 @@ class Entry:
         """The newest ``count`` records, or all of the session; None if it holds fewer."""
         records = self._records if self._rows is None else self.records(session_id)
         spare = len(records) - count
-        if spare >= 0:
+        if spare > 0:
             return records[spare:]
-        return records if len(records) == self.version.seq else None
+        return records if not spare or len(records) == self.version.seq else None
 
     def extend(self, rows: Sequence[Row], version: Version) -> list[Row] | None:
         """Take what was appended, which leads to ``version``; None if it does not fit here.

@@ -149,10 +149,13 @@ class TailCache:
         Needs no event loop and never waits for the store.
         """
         with self._lock:
-            entry = self._entries.get(session_id)
-            if entry is None or self._clock() >= entry.expires or entry.ahead is not None:
+            try:
+                self._entries.move_to_end(session_id)
+            except (KeyError, TypeError):  # not held, or not even a text
                 return None
-            self._entries.move_to_end(session_id)
+            entry = self._entries[session_id]
+            if self._clock() >= entry.expires or entry.ahead is not None:
+                return None
             records = entry.newest(session_id, count)
             if records is not None:
                 self._hits += 1
@@ -343,15 +346,21 @@ def _is_damaged(tail: Tail) -> bool:
     return any(isinstance(record, CorruptRecord) for record in tail.records)
 
 
-_shared: weakref.WeakKeyDictionary[Storage, TailCache] = weakref.WeakKeyDictionary()
+_shared: weakref.WeakKeyDictionary[Storage, tuple[str, TailCache]] = weakref.WeakKeyDictionary()
 _shared_lock = threading.Lock()
 
 
 def tails_of(storage: Storage) -> TailCache:
     """The cache that all managers of a store share unless they are given one."""
+    return share(storage, "memory://", TailCache)[1]
+
+
+def share(storage: Storage, url: str, make: Callable[[], TailCache]) -> tuple[str, TailCache]:
+    """The shared cache of a store and its URL, which may be another one if it is there already."""
     with _shared_lock:
-        cache = _shared.get(storage)
-        if cache is None:
-            cache = _shared[storage] = TailCache()
-            cache.bind(storage)
-        return cache
+        found = _shared.get(storage)
+        if found is None:
+            found = (url, make())
+            found[1].bind(storage)
+            _shared[storage] = found
+        return found
