@@ -11,7 +11,10 @@ What there is, and what --times counts:
     ioerror      calls to the file system that fail, of each kind in each scene, on each loop
     powercut     images of what a disk may hold after its power was cut
     processes    new files that twelve processes open at the same moment
+    redis        reads of the cache in Redis that are cancelled, on each loop, beside all else
+                 that can happen to Redis
     sigkill      processes that are killed, on each loop
+    stale        interleavings of reads and writes, on each loop, in one process and in two
 
 The exit code is 0 if nothing was found, 1 if something was, 2 for wrong usage.
 """
@@ -23,7 +26,17 @@ import json
 import sys
 from collections.abc import Callable
 
-from tests.faults import bitflip, cancel, crowd, ioerror, powercut, processes, sigkill
+from tests.faults import (
+    bitflip,
+    cancel,
+    crowd,
+    ioerror,
+    powercut,
+    processes,
+    redis,
+    sigkill,
+    stale,
+)
 from tests.faults.report import FINDINGS, Report
 
 CAMPAIGNS: dict[str, Callable[[int], Report]] = {
@@ -33,7 +46,9 @@ CAMPAIGNS: dict[str, Callable[[int], Report]] = {
     "ioerror": ioerror.campaign,
     "powercut": powercut.campaign,
     "processes": processes.campaign,
+    "redis": redis.campaign,
     "sigkill": sigkill.campaign,
+    "stale": stale.campaign,
 }
 
 
