@@ -265,7 +265,8 @@ class Storm:
             tail = self.tails[user]
             with anyio.CancelScope() as scope:
                 # Most before the answer is there, some after it.
-                self.due.append((time.perf_counter() + self.draw.random() * 0.003, scope))
+                moment = self.draw.random() * self.draw.choice((0.001, 0.004, 0.02))
+                self.due.append((time.perf_counter() + moment, scope))
                 found = await self.tier.get(user, tail.version)
                 self.report.counts["answered"] += found is not None
                 if found is not None and found != tail:

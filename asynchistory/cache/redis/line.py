@@ -6,15 +6,17 @@ import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import anyio
-from anyio.abc import ByteStream, TaskGroup
+from anyio.abc import ByteStream
 from coredis.connection import BaseConnection, TCPLocation
-from coredis.exceptions import NoScriptError
+from coredis.exceptions import NoScriptError, ResponseError, WrongTypeError
 
 from asynchistory.cache.redis.breaker import Breaker
 from asynchistory.cache.redis.script import SCRIPT, SHA
+from asynchistory.runs import until_end
 
 #: Connections of one run that are in use at the same time; others wait for one.
 MOST = 16
@@ -87,15 +89,26 @@ class _Connection(BaseConnection):
 class _Made:
     """A connection that is being made, and the one who waits for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, line: Line) -> None:
+        self.line = line
         self.connection: _Connection | None = None
         self.event = anyio.Event()
         self.error: Exception | None = None
         self.abandoned = False
 
     def started(self, value: object = None) -> None:
-        """See :class:`anyio.abc.TaskStatus`."""
-        self.event.set()
+        """It is there, or will never be. See :class:`anyio.abc.TaskStatus`."""
+        if not self.event.is_set():
+            self.event.set()
+            if self.abandoned:
+                self.put_back()
+
+    def put_back(self) -> None:
+        """Nobody takes it: it is for the next caller."""
+        if self.connection is not None and self.error is None:
+            self.line.rest(self.connection)
+        else:
+            self.line.slots.release()
 
 
 class Mark:
@@ -121,18 +134,10 @@ class Line:
         self.run = run
         self.changes: deque[Change | Mark] = deque()
         self.lost = False  #: a change was not told since the last mark
-        self._ready = anyio.Event()
+        self.slots = anyio.Semaphore(MOST)
         self._more = anyio.Event()
-        self._slots = anyio.Semaphore(MOST)
         #: Each with the number of failures that there were when it was last used.
         self._idle: list[tuple[int, _Connection]] = []
-        self._group: TaskGroup
-
-    async def host(self) -> None:
-        """Be there until the run ends. The connections are this task's children."""
-        async with anyio.create_task_group() as self._group:
-            self._ready.set()
-            await self._tell()
 
     # -- calls
 
@@ -148,6 +153,8 @@ class Line:
                 async with self._leased() as connection:
                     return await _send(connection, words)
             except Exception as caught:
+                if _is_other(caught):
+                    return None
                 error = caught
         self.fail(error)
         return None
@@ -159,21 +166,20 @@ class Line:
 
     def look(self) -> None:
         """See to it that somebody finds out when the server is back."""
-        if self._ready.is_set() and self.breaker.probe(self.run):
-            self._group.start_soon(self._probe)
+        if self.breaker.probe(self.run):
+            until_end(self._probe)
 
     @asynccontextmanager
     async def _leased(self) -> AsyncGenerator[_Connection, None]:
-        await self._ready.wait()
-        await self._slots.acquire()
+        await self.slots.acquire()
         connection = self._rested() or await self._made()
         try:
             yield connection
         except BaseException:
             connection.invalidate()
-            self._slots.release()
+            self.slots.release()
             raise
-        self._rest(connection)
+        self.rest(connection)
 
     def _rested(self) -> _Connection | None:
         while self._idle:
@@ -183,38 +189,33 @@ class Line:
             connection.invalidate()
         return None
 
-    def _rest(self, connection: _Connection) -> None:
+    def rest(self, connection: _Connection) -> None:
+        """Take back a connection, and the slot of who had it."""
         if len(self._idle) < MOST:
             self._idle.append((self.breaker.failures, connection))
         else:
             connection.invalidate()
-        self._slots.release()
+        self.slots.release()
 
     async def _made(self) -> _Connection:
         """A new connection, for one who has a slot."""
-        made = _Made()
-        self._group.start_soon(self._connect, made)
+        made = _Made(self)
+        until_end(partial(self._connect, made))
         try:
             await made.event.wait()
         except BaseException:
             if made.event.is_set():
-                self._put_back(made)
+                made.put_back()
             else:
                 made.abandoned = True  # what was begun is not in vain: the next caller has it
             raise
         if made.connection is None or made.error is not None:
-            self._slots.release()
+            self.slots.release()
             raise made.error or ConnectionError("the event loop ends")
         return made.connection
 
     async def _connect(self, made: _Made) -> None:
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._run, made)
-            await made.event.wait()
-            if made.abandoned:
-                self._put_back(made)
-
-    async def _run(self, made: _Made) -> None:
+        """Be a connection, until it breaks or the run ends. Not cancelled with who asked for it."""
         try:
             stream = await self.server.connect()
             made.connection = _Connection(self.server, stream)
@@ -222,13 +223,7 @@ class Line:
         except Exception as error:
             made.error = error
         finally:
-            made.event.set()
-
-    def _put_back(self, made: _Made) -> None:
-        if made.connection is not None and made.error is None:
-            self._rest(made.connection)
-        else:
-            self._slots.release()
+            made.started()
 
     async def _probe(self) -> None:
         pause = FIRST_LOOK
@@ -270,7 +265,8 @@ class Line:
             await mark.event.wait()
         return mark.told
 
-    async def _tell(self) -> None:
+    async def tell(self) -> None:
+        """Tell Redis of changes as they come, until the run ends."""
         while True:
             await self._more.wait()
             self._more = anyio.Event()
@@ -323,3 +319,13 @@ async def _apply(connection: _Connection, changes: list[Sequence[bytes]]) -> Non
             await answer
         except NoScriptError:  # a server that is new, or was flushed
             await _send(connection, (b"EVAL", SCRIPT, b"1", *change))
+        except ResponseError as error:
+            if not _is_other(error):
+                raise
+
+
+def _is_other(error: Exception) -> bool:
+    """Whether somebody else's value stands under one of our keys: the server is well."""
+    return isinstance(error, WrongTypeError) or (
+        isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
+    )

@@ -156,7 +156,7 @@ class RedisTier(SecondTier):
 
     async def _host(self, line: Line) -> None:
         try:
-            await line.host()
+            await line.tell()
         finally:
             self._breaker.leave(line.run)
             if self._lines.get(line.run) is line:
