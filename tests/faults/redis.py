@@ -129,10 +129,11 @@ class Scene:
             await checkpoint()
 
     async def _writing(self) -> None:
-        # Each has sessions of its own, so that a version's text is known when it is there.
         while self.playing:
             await self.write(self.draw.choice(self.floors))
-            await checkpoint()
+            goal = self.reads + 5
+            while self.playing and self.reads < goal:
+                await checkpoint()
 
     async def alone(self, name: str, go_wrong: Callable[[], object]) -> None:
         """One reader, who is timed."""

@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,8 @@ class Other:
                 for event, _ in self._waiting.values():
                     event.set()
             finally:
-                self._process.kill()
+                with suppress(ProcessLookupError):
+                    self._process.kill()
 
     async def __call__(self, step: dict[str, Any]) -> dict[str, Any]:
         """Have a step done there."""
