@@ -24,6 +24,10 @@ class Flight(Generic[T]):
         landed: there is an outcome.
     """
 
+    __slots__ = (
+        "_changed", "_error", "_led", "_result", "_tasks", "_traceback", "detached", "landed",
+    )  # fmt: skip
+
     def __init__(self) -> None:
         self.detached: bool = False
         self.landed: bool = False
@@ -53,26 +57,23 @@ class Flight(Generic[T]):
             if self._led:
                 self._changed = self._changed or anyio.Event()
                 await self._changed.wait()
-            else:
-                await self._lead(load)
+                continue
+            self._led = True
+            try:
+                self._result.append(await load(self))
+            except Exception as error:
+                self._error, self._traceback = error, error.__traceback__
+            except BaseException:
+                # Cancelled. All are woken: a single heir might be cancelled before it runs.
+                self._led = False
+                self._wake()
+                raise
+            self.landed = True
+            self._wake()
         if self._error is not None:
             # Or the traceback, which the tasks share, grows with each of them.
             raise self._error.with_traceback(self._traceback)
         return self._result[0]
-
-    async def _lead(self, load: Callable[[Flight[T]], Awaitable[T]]) -> None:
-        self._led = True
-        try:
-            self._result.append(await load(self))
-        except Exception as error:
-            self._error, self._traceback = error, error.__traceback__
-        except BaseException:
-            # Cancelled. All are woken: a single heir might be cancelled before it runs.
-            self._led = False
-            self._wake()
-            raise
-        self.landed = True
-        self._wake()
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, None

@@ -13,13 +13,14 @@ from asynchistory.records import StoredRecord
 
 #: What a record costs beside its JSON: objects, and its place in the tail.
 _OVERHEAD = 400
+_encode = msgspec.json.Encoder().encode
 #: Records that are held back at most until those before them are known.
 _MOST_AHEAD = 512
 
 
 def size_of(records: Sequence[StoredRecord]) -> int:
     """About how many bytes these take."""
-    return len(msgspec.json.encode(records)) + _OVERHEAD * len(records)
+    return len(_encode(records)) + _OVERHEAD * len(records)
 
 
 class Entry:
@@ -127,7 +128,8 @@ class Entries(OrderedDict[str, Entry]):
 
     def put(self, session_id: str, entry: Entry) -> None:
         """Hold this one, at the cost of others; not if it is larger than the whole cache."""
-        self.remove(session_id)
+        if session_id in self:
+            self.remove(session_id)
         if entry.size > self.max_bytes:
             return
         self[session_id] = entry

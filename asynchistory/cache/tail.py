@@ -22,7 +22,7 @@ from asynchistory.flights import Flight, SingleFlight
 from asynchistory.forks import in_child, own_lock
 from asynchistory.queries import Appended, HistoryPage, HistoryQuery, Tail, Version
 from asynchistory.records import CorruptRecord, StoredRecord
-from asynchistory.runs import checkpoint_if_cancelled
+from asynchistory.runs import checkpoint_if_cancelled, in_trio
 from asynchistory.storage.cursors import parse_cursor
 from asynchistory.storage.port import Storage
 from asynchistory.storage.select import select
@@ -113,7 +113,11 @@ class TailCache:
         """
         if level == "fresh" or not self.max_bytes:
             return await self._read_store(storage, session_id, count)
-        version = await self._required(storage, session_id, level)
+        version = None
+        if level == "validated":
+            version = await self._required(storage, session_id)
+        elif in_trio():
+            await checkpoint_if_cancelled()
         with self._lock:
             entry = self._current(session_id, version)
             records = None if entry is None else entry.newest(session_id, count)
@@ -129,7 +133,11 @@ class TailCache:
         if level == "fresh" or not self.max_bytes:
             return None
         session_id = query.session_id
-        version = await self._required(storage, session_id, level)
+        version = None
+        if level == "validated":
+            version = await self._required(storage, session_id)
+        else:
+            await checkpoint_if_cancelled()
         held = self._covering(query, version)
         if held is None:
             version = version or await storage.version(session_id)
@@ -161,11 +169,8 @@ class TailCache:
                 self._hits += 1
             return records
 
-    async def _required(self, storage: Storage, session_id: str, level: Level) -> Version | None:
-        """The version that a tail must have for this level; None: one that is live will do."""
-        if level == "cached":
-            await checkpoint_if_cancelled()
-            return None
+    async def _required(self, storage: Storage, session_id: str) -> Version:
+        """The version that a tail must have to be current."""
         version = await storage.version(session_id)
         if version is None:
             self.drop(session_id)
@@ -254,7 +259,7 @@ class TailCache:
         held = self._entries.get(session_id)
         if held is not None and held.version > tail.version:
             return False
-        expires = self._clock() + self.ttl * random.uniform(1 - _JITTER, 1)
+        expires = self._clock() + self.ttl * (1 - _JITTER * random.random())
         if held is not None and held.version == tail.version:
             held.expires = expires  # it has just been found to be current
             if len(held) >= len(tail.records):
