@@ -136,7 +136,8 @@ def until_end(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         _lasting.add(task)
         task.add_done_callback(_lasting.discard)
     else:
-        sys.modules["trio"].lowlevel.spawn_system_task(guarded)
+        with suppress(RuntimeError):  # at the very end of a run there are no more of them
+            sys.modules["trio"].lowlevel.spawn_system_task(guarded)
 
 
 class Waits(ABC):

@@ -38,10 +38,10 @@ class Entry:
     __slots__ = ("_records", "_rows", "ahead", "depth", "expires", "size", "version")
 
     def __init__(self, tail: Tail, depth: int, expires: float) -> None:
-        self.version = tail.version
-        self.expires = expires
-        self.depth = depth
-        self.size = size_of(tail.records)
+        self.version: Version = tail.version
+        self.expires: float = expires
+        self.depth: int = depth
+        self.size: int = size_of(tail.records)
         self.ahead: dict[int, Sequence[Row]] | None = None
         self._records = tail.records
         self._rows: list[Row] | None = None
@@ -122,9 +122,9 @@ class Entries(OrderedDict[str, Entry]):
 
     def __init__(self, max_bytes: int) -> None:
         super().__init__()
-        self.max_bytes = max_bytes
-        self.bytes = 0
-        self.evictions = 0
+        self.max_bytes: int = max_bytes
+        self.bytes: int = 0
+        self.evictions: int = 0
 
     def put(self, session_id: str, entry: Entry) -> None:
         """Hold this one, at the cost of others; not if it is larger than the whole cache."""

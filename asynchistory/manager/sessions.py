@@ -229,7 +229,7 @@ class Sessions(Base):
         told = await self.cache.settle()
         if scrub:
             await self.storage.scrub()
-        if not told:
+        if removed.sessions and not told:
             raise StorageUnavailableError(
                 f"{removed.sessions} sessions are deleted, but the cache in Redis cannot be told; "
                 "what it holds of them is not read any more, and goes when its time is over"

@@ -115,8 +115,8 @@ class Mark:
     """Stands between changes: whether all before it were told, once that is known."""
 
     def __init__(self) -> None:
-        self.event = anyio.Event()
-        self.told = False
+        self.event: anyio.Event = anyio.Event()
+        self.told: bool = False
 
 
 class Line:
@@ -133,8 +133,8 @@ class Line:
         self.breaker = breaker
         self.run = run
         self.changes: deque[Change | Mark] = deque()
-        self.lost = False  #: a change was not told since the last mark
-        self.slots = anyio.Semaphore(MOST)
+        self.lost: bool = False  #: a change was not told since the last mark
+        self.slots: anyio.Semaphore = anyio.Semaphore(MOST)
         self._more = anyio.Event()
         #: Each with the number of failures that there were when it was last used.
         self._idle: list[tuple[int, _Connection]] = []
