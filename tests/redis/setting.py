@@ -18,15 +18,16 @@ from tests.unit.tail_setting import SlowStorage
 class Setting:
     """A store, and managers whose caches know of each other by Redis alone."""
 
-    def __init__(self, port: int, namespace: str | None = None) -> None:
+    def __init__(self, port: int, namespace: str | None = None, deadline: float = 30.0) -> None:
         self.port = port
+        self.deadline = deadline  # long, so that a machine that is busy fails no test
         self.namespace = namespace or f"test-{uuid4().hex}"
         self.storage = SlowStorage()
         self.one = self.process()
         self.two = self.process()
 
     def process(self) -> AsyncHistoryManager:
-        tier = RedisTier(Server("127.0.0.1", self.port), self.namespace)
+        tier = RedisTier(Server("127.0.0.1", self.port, deadline=self.deadline), self.namespace)
         return AsyncHistoryManager(self.storage, TailCache(second=tier))
 
     async def __aenter__(self) -> Self:
@@ -49,6 +50,11 @@ class Setting:
         await self.say(*texts, session_id=session_id)
         await read(self.one, session_id)
         assert await self.one.cache.settle()
+
+    async def fill_only(self, *texts: str) -> None:
+        """Write to what is held, so that Redis is told."""
+        await read(self.one)
+        await self.say(*texts)
 
     def key(self, session_id: str = "chat") -> bytes:
         return tier_of(self.one).key(session_id)

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from asynchistory import AsyncHistoryManager, StorageUnavailableError, TailCache
-from asynchistory.cache.redis.line import MOST_CHANGES, Server
+from asynchistory.cache.redis.line import MOST, MOST_CHANGES, Server
 from asynchistory.cache.redis.tier import RedisTier
 from asynchistory.testing import FaultProxy
 from tests.redis.server import RedisServer
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def at(proxy: FaultProxy) -> AsyncIterator[Setting]:
-    async with Setting(proxy.port) as setting:
+    async with Setting(proxy.port, deadline=1.0) as setting:
         await setting.fill("one", "two")
         yield setting
 
@@ -58,7 +58,7 @@ async def test_a_server_that_hangs_is_waited_for_once(
 
 async def test_a_late_answer_is_not_taken_for_another(at: Setting, proxy: FaultProxy) -> None:
     await at.fill("other one", "other two", session_id="other")
-    proxy.delay(0.4)
+    proxy.delay(1.5)
     assert await read(at.two) == ["one", "two"]
     proxy.heal()
     await back(at.two)
@@ -146,6 +146,33 @@ async def test_an_erasure_that_redis_was_not_told_of_says_so(
     assert await at.storage.get_session("mine") is None
 
 
+async def test_a_server_that_takes_no_changes_is_left_alone(
+    at: Setting, redis: RedisServer
+) -> None:
+    redis.ask("CONFIG", "SET", "maxmemory", "1")
+    try:
+        await at.fill_only("three")
+        assert not await at.one.cache.settle()
+    finally:
+        redis.ask("CONFIG", "SET", "maxmemory", "0")
+
+    assert counts(at.one).failures == 1
+    await back(at.one)
+
+
+async def test_idle_connections_are_bounded(at: Setting, proxy: FaultProxy) -> None:
+    tier = tier_of(at.two)
+    version = await at.storage.version("chat")
+    assert version is not None
+    proxy.delay(0.05)  # so that all are under way at once
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3 * MOST):
+            tasks.start_soon(tier.get, "chat", version)
+
+    assert tier.statistics().hits == 3 * MOST
+    assert proxy.accepted <= MOST + 1
+
+
 # -- cancellation
 
 
@@ -220,7 +247,7 @@ async def test_a_wrong_password_is_logged_without_it(
     with RedisServer(password="right") as redis:
         found = []
         for password in ("right", "wr0ng-secret", None):
-            server = Server("127.0.0.1", redis.port, password=password)
+            server = Server("127.0.0.1", redis.port, password=password, deadline=30.0)
             tier = RedisTier(server, "n")
             storage = SlowStorage()
             async with AsyncHistoryManager(storage, TailCache(second=tier)) as history:

@@ -115,7 +115,7 @@ async def test_tls_is_checked(redis: RedisServer, trusted: bool) -> None:
         authority.configure_trust(checks)
     with FaultProxy(redis.port, tls=served) as proxy:
         at = Setting(proxy.port)
-        tier = RedisTier(Server("127.0.0.1", proxy.port, tls=checks), at.namespace)
+        tier = RedisTier(Server("127.0.0.1", proxy.port, tls=checks, deadline=30.0), at.namespace)
         history = AsyncHistoryManager(at.storage, TailCache(second=tier))
         async with history:
             await history.record_message("chat", "user", "one")

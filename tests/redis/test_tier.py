@@ -67,6 +67,17 @@ async def test_a_session_of_one_record_needs_no_redis(at: Setting) -> None:
     assert counts(at.two)[:2] == (0, 0)
 
 
+async def test_a_session_that_goes_during_the_load_is_not_found(at: Setting) -> None:
+    await at.fill("one", "two")
+    await read(at.two)
+    at.two.cache.clear()
+    await at.storage.delete_session("chat")
+
+    with pytest.raises(SessionNotFoundError):
+        await read(at.two, level="cached")
+    assert counts(at.two).hits == 1
+
+
 async def test_a_longer_read_than_what_redis_has_goes_to_the_store(at: Setting) -> None:
     await at.fill(*map(str, range(150)))
 

@@ -5,11 +5,18 @@ from __future__ import annotations
 import random
 import threading
 from functools import partial
+from pathlib import Path
 
 import anyio
 import pytest
 
-from asynchistory import Message, StorageUnavailableError
+from asynchistory import (
+    AsyncHistoryManager,
+    Message,
+    SQLiteStorage,
+    StorageUnavailableError,
+    TailCache,
+)
 from tests.unit.tail_setting import Setting
 
 CROWD = 1000
@@ -143,7 +150,38 @@ async def test_appends_at_once_extend_the_tail_in_their_order(count: int) -> Non
 
 
 @pytest.mark.anyio
-async def test_appends_that_are_told_in_any_order_extend_the_tail() -> None:
+async def test_what_is_told_in_any_order_extends_the_tail() -> None:
+    for seed in range(50):
+        async with Setting() as at:
+            await at.say("first")
+            await at.read()
+            told = await appended_behind_its_back(at, 8)
+            random.Random(seed).shuffle(told)
+            for appended, rows in told:
+                at.cache.wrote(appended, rows)
+
+            assert at.cache.peek("chat", 50) == await at.history.last("chat", 50, level="fresh")
+            assert at.storage.tails == 2
+
+
+@pytest.mark.anyio
+async def test_appends_at_once_extend_the_tail_of_a_file(tmp_path: Path) -> None:
+    async with AsyncHistoryManager(SQLiteStorage(tmp_path / "x.db"), TailCache()) as history:
+        await history.record_message("chat", "user", "first")
+        await history.last("chat", 100)
+        loads = history.get_cache_stats().loads
+        async with anyio.create_task_group() as tasks:
+            for number in range(60):
+                tasks.start_soon(history.record_message, "chat", "user", str(number))
+
+        cached = await history.last("chat", 100, level="cached")
+
+        assert history.get_cache_stats().loads == loads
+        assert cached == await history.last("chat", 100, level="fresh")
+
+
+@pytest.mark.anyio
+async def test_what_is_told_while_somebody_reads_leaves_no_gap() -> None:
     for seed in range(50):
         async with Setting() as at:
             await at.say("first")
@@ -177,6 +215,20 @@ async def test_a_tail_with_a_gap_is_not_trusted() -> None:
 
         assert at.cache.peek("chat", 1) is None
         assert await at.read(5, "cached") == ["first", "0", "1"]
+
+
+@pytest.mark.anyio
+async def test_an_append_in_another_epoch_drops_the_tail() -> None:
+    async with Setting() as at:
+        await at.say("first")
+        await at.read()
+        await at.other.delete_session("chat")
+        told = await appended_behind_its_back(at, 1)
+
+        at.cache.wrote(*told[0])
+
+        assert at.cache.peek("chat", 1) is None
+        assert await at.read(level="cached") == ["0"]
 
 
 @pytest.mark.anyio
