@@ -238,13 +238,14 @@ async def test_a_tail_that_grows_very_large_is_buried(at: Setting, redis: RedisS
 
 async def test_a_value_under_another_key_is_not_used(at: Setting, redis: RedisServer) -> None:
     await at.fill("mine", "mine too")
-    await at.fill("other", "other too", session_id="other")
+    await at.fill("other", "other too", session_id="chap")
     version = await at.storage.version("chat")
     assert version is not None
-    value = redis.ask("GET", at.key("other"))
+    value = redis.ask("GET", at.key("chap"))
     start = b"T" + wire.stamp(version)
     redis.ask("SET", at.key(), start + value[len(start) :])  # as of the right version
 
+    assert await tier_of(at.one).get("chat", version) is None
     assert await read(at.two) == ["mine", "mine too"]
     assert counts(at.two)[:2] == (0, 1)
 
