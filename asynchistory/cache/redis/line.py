@@ -147,17 +147,29 @@ class Line:
         Raises:
             Exception: the cancellation of the caller, and nothing else.
         """
+        answer: Any = None
+
+        async def ask(connection: _Connection) -> None:
+            nonlocal answer
+            answer = await _send(connection, words)
+
+        await self._well(ask)
+        return answer
+
+    async def _well(self, work: Callable[[_Connection], Awaitable[None]]) -> bool:
+        """Whether this was done, within the deadline. If not, the server is left alone."""
         error: Exception | None = None
         with anyio.move_on_after(self.server.deadline):
             try:
                 async with self._leased() as connection:
-                    return await _send(connection, words)
+                    await work(connection)
+                return True
             except Exception as caught:
-                if _is_other(caught):
-                    return None
                 error = caught
+        if error is not None and _is_other(error):
+            return False
         self.fail(error)
-        return None
+        return False
 
     def fail(self, error: Exception | None = None) -> None:
         """Leave the server alone until it is back. None: it took too long."""
@@ -272,7 +284,9 @@ class Line:
             self._more = anyio.Event()
             while self.changes:
                 mark, changes = self._some()
-                if changes and (self.breaker.open or not await self._told(changes)):
+                if changes and (
+                    self.breaker.open or not await self._well(partial(_apply, changes))
+                ):
                     self.lost = True
                 if mark is not None:
                     mark.told, self.lost = not self.lost, False
@@ -292,18 +306,6 @@ class Line:
                 size += sum(map(len, words))
         return None, changes
 
-    async def _told(self, changes: list[Sequence[bytes]]) -> bool:
-        error: Exception | None = None
-        with anyio.move_on_after(self.server.deadline):
-            try:
-                async with self._leased() as connection:
-                    await _apply(connection, changes)
-                return True
-            except Exception as caught:
-                error = caught
-        self.fail(error)
-        return False
-
 
 def _send(connection: _Connection, words: Sequence[bytes]) -> Awaitable[Any]:
     command, *arguments = words
@@ -312,7 +314,7 @@ def _send(connection: _Connection, words: Sequence[bytes]) -> Awaitable[Any]:
     )
 
 
-async def _apply(connection: _Connection, changes: list[Sequence[bytes]]) -> None:
+async def _apply(changes: list[Sequence[bytes]], connection: _Connection) -> None:
     under_way = [_send(connection, (b"EVALSHA", SHA, b"1", *change)) for change in changes]
     for change, answer in zip(changes, under_way, strict=True):
         try:

@@ -16,6 +16,7 @@ from asynchistory.cache.redis.breaker import Breaker
 from asynchistory.cache.redis.line import Line, Server
 from asynchistory.cache.tier import SecondTier, TierStatistics
 from asynchistory.codec import Row
+from asynchistory.errors import InvalidRecordError
 from asynchistory.forks import in_child, own_lock
 from asynchistory.queries import Tail, Version
 from asynchistory.runs import current_run, until_end
@@ -89,7 +90,10 @@ class RedisTier(SecondTier):
         self._add(partial(self._kept, self.key(session_id), tail))
 
     def _kept(self, key: bytes, tail: Tail) -> Sequence[bytes] | None:
-        content = wire.pack(key, tail)
+        try:
+            content = wire.pack(key, tail)
+        except InvalidRecordError:  # it is from a time of other bounds
+            return None
         if content is None or len(content) > MOST_BYTES:
             return None
         return self._change(key, b"keep", wire.stamp(tail.version), content)
