@@ -20,6 +20,10 @@ if TYPE_CHECKING:
         Level as Level,
         TailCache as TailCache,
     )
+    from asynchistory.cache.tier import (
+        SecondTier as SecondTier,
+        TierStatistics as TierStatistics,
+    )
     from asynchistory.config import (
         Durability as Durability,
         open_history as open_history,
@@ -230,6 +234,10 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "CacheStatistics",
         "Level",
         "TailCache",
+    ),
+    "cache.tier": (
+        "SecondTier",
+        "TierStatistics",
     ),
     "config": (
         "Durability",

@@ -7,8 +7,9 @@ import threading
 import weakref
 from typing import Literal, TypeAlias
 
-from asynchistory.cache.tail import Level
-from asynchistory.environment import history_url
+from asynchistory.cache.tail import Level, TailCache
+from asynchistory.cache.wiring import cache_of
+from asynchistory.environment import cache_url, history_url
 from asynchistory.errors import ConfigurationError
 from asynchistory.manager import AsyncHistoryManager
 from asynchistory.storage.port import Storage
@@ -26,6 +27,7 @@ def open_history(
     *,
     durability: Durability = "full",
     level: Level = "validated",
+    cache: str | TailCache | None = None,
 ) -> AsyncHistoryManager:
     """A manager over the store at ``url``, to be entered with ``async with``.
 
@@ -36,12 +38,19 @@ def open_history(
         durability: ``full`` survives a power cut; ``relaxed`` is faster and may
             lose the last writes to one.
         level: how current reads are: ``validated``, ``cached`` or ``fresh``.
+        cache: where the newest records of each session are kept: ``memory://``;
+            ``redis://[USER:PASSWORD@]HOST[:PORT][/DB]`` or ``rediss://...`` for Redis behind
+            that; ``none``; or a cache of one's own. None is the environment's
+            ``ASYNCHISTORY_CACHE``, or ``memory://``.
 
     Raises:
-        ConfigurationError: the URL is of no known kind, or its file is open
-            with another durability.
+        ConfigurationError: a URL is of no known kind, or the store is open with another
+            durability or cache.
     """
-    return AsyncHistoryManager(open_storage(url, durability=durability), level=level)
+    storage = open_storage(url, durability=durability)
+    if not isinstance(cache, TailCache):
+        cache = cache_of(storage, cache_url() if cache is None else cache)
+    return AsyncHistoryManager(storage, cache, level=level)
 
 
 def open_storage(

@@ -24,6 +24,11 @@ def history_url() -> str:
     return str(folder / "asynchistory" / "history.db")
 
 
+def cache_url() -> str:
+    """``ASYNCHISTORY_CACHE``, or the cache in memory."""
+    return os.environ.get("ASYNCHISTORY_CACHE") or "memory://"
+
+
 def api_key(provider: str) -> str | None:
     """The provider's key, from the variable that its own client reads: ``OPENAI_API_KEY``."""
     key = os.environ.get(f"{provider.upper().replace('-', '_')}_API_KEY")

@@ -24,11 +24,15 @@ class Flight(Generic[T]):
         landed: there is an outcome.
     """
 
+    __slots__ = (
+        "_changed", "_error", "_led", "_result", "_tasks", "_traceback", "detached", "landed",
+    )  # fmt: skip
+
     def __init__(self) -> None:
         self.detached: bool = False
         self.landed: bool = False
         self._led = False
-        self._changed = anyio.Event()
+        self._changed: anyio.Event | None = None  # made by the first that waits for it
         self._tasks = 0
         self._result: list[T] = []
         self._error: Exception | None = None
@@ -51,28 +55,30 @@ class Flight(Generic[T]):
         """Wait for the outcome, or bring it about."""
         while not self.landed:
             if self._led:
+                self._changed = self._changed or anyio.Event()
                 await self._changed.wait()
-            else:
-                await self._lead(load)
+                continue
+            self._led = True
+            try:
+                self._result.append(await load(self))
+            except Exception as error:
+                self._error, self._traceback = error, error.__traceback__
+            except BaseException:
+                # Cancelled. All are woken: a single heir might be cancelled before it runs.
+                self._led = False
+                self._wake()
+                raise
+            self.landed = True
+            self._wake()
         if self._error is not None:
             # Or the traceback, which the tasks share, grows with each of them.
             raise self._error.with_traceback(self._traceback)
         return self._result[0]
 
-    async def _lead(self, load: Callable[[Flight[T]], Awaitable[T]]) -> None:
-        self._led = True
-        try:
-            self._result.append(await load(self))
-        except Exception as error:
-            self._error, self._traceback = error, error.__traceback__
-        except BaseException:
-            # Cancelled. All are woken: a single heir might be cancelled before it runs.
-            self._led = False
-            changed, self._changed = self._changed, anyio.Event()
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, None
+        if changed is not None:
             changed.set()
-            raise
-        self.landed = True
-        self._changed.set()
 
 
 class SingleFlight(Generic[K, T]):
@@ -103,7 +109,12 @@ class SingleFlight(Generic[K, T]):
         """
         run = current_run()
         with self._lock:
-            flight = self._flights.setdefault(key, {}).setdefault(run, Flight())
+            flights = self._flights.get(key)
+            if flights is None:
+                flights = self._flights[key] = {}
+            flight = flights.get(run)
+            if flight is None:
+                flight = flights[run] = Flight()
             flight.join()
         try:
             return await flight.outcome(load)

@@ -7,6 +7,7 @@ where it is already running.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVarTuple
 
 import anyio
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 Ts = TypeVarTuple("Ts")
 
+_log = logging.getLogger("asynchistory")
+
 
 def current_run() -> object:
     """The running event loop (asyncio) or the trio token of this run.
@@ -40,7 +44,7 @@ def current_run() -> object:
     Raises:
         NoEventLoopError: neither asyncio nor trio is running in this thread.
     """
-    if _in_trio():
+    if in_trio():
         return sys.modules["trio"].lowlevel.current_trio_token()
     try:
         return asyncio.get_running_loop()
@@ -50,7 +54,8 @@ def current_run() -> object:
         ) from None
 
 
-def _in_trio() -> bool:
+def in_trio() -> bool:
+    """Whether this is a task on trio."""
     # First trio, then asyncio: in trio's guest mode the host's asyncio loop is running too.
     trio = sys.modules.get("trio")
     try:
@@ -66,13 +71,13 @@ def has_ended(run: Any) -> bool:
 
 async def checkpoint_if_cancelled() -> None:
     """Raise a pending cancellation on trio, where every await is a checkpoint; else go on."""
-    if _in_trio():
+    if in_trio():
         await sys.modules["trio"].lowlevel.checkpoint_if_cancelled()
 
 
 def new_lock() -> Lock:
     """A lock of the running loop's own kind: ``asyncio.Lock``, or ``trio.Lock``."""
-    if _in_trio():
+    if in_trio():
         import trio
 
         return trio.Lock()
@@ -107,6 +112,37 @@ async def at_end(close: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, N
         yield
     finally:
         await close()
+
+
+#: asyncio itself refers to a task but weakly.
+_lasting: set[asyncio.Task[None]] = set()
+
+
+def until_end(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run ``work`` in a task of its own, which is cancelled when the event loop's run ends.
+
+    What it raises is logged; nobody waits for it.
+
+    Raises:
+        NoEventLoopError: neither asyncio nor trio is running in this thread.
+    """
+
+    async def guarded() -> None:
+        try:
+            await work()
+        except Exception:
+            # On trio it would end the whole run.
+            _log.exception("a background task of asynchistory failed")
+
+    run: Any = current_run()
+    if isinstance(run, asyncio.AbstractEventLoop):
+        # In a context of its own: the caller's is not that of what comes after it.
+        task = run.create_task(guarded(), context=Context())
+        _lasting.add(task)
+        task.add_done_callback(_lasting.discard)
+    else:
+        with suppress(RuntimeError):  # at the very end of a run there are no more of them
+            sys.modules["trio"].lowlevel.spawn_system_task(guarded)
 
 
 class Waits(ABC):

@@ -14,16 +14,15 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
-import msgspec
-from cachetools import LRUCache
-
-from asynchistory.codec import Row, row_record
+from asynchistory.cache.entries import Entries, Entry
+from asynchistory.cache.tier import SecondTier, TierStatistics
+from asynchistory.codec import Row
 from asynchistory.errors import ConfigurationError, SessionNotFoundError
 from asynchistory.flights import Flight, SingleFlight
-from asynchistory.forks import own_lock
+from asynchistory.forks import in_child, own_lock
 from asynchistory.queries import Appended, HistoryPage, HistoryQuery, Tail, Version
 from asynchistory.records import CorruptRecord, StoredRecord
-from asynchistory.runs import checkpoint_if_cancelled
+from asynchistory.runs import checkpoint_if_cancelled, in_trio
 from asynchistory.storage.cursors import parse_cursor
 from asynchistory.storage.port import Storage
 from asynchistory.storage.select import select
@@ -34,8 +33,6 @@ from asynchistory.storage.select import select
 #: ``fresh``: from the store.
 Level: TypeAlias = Literal["validated", "cached", "fresh"]
 
-#: What a record costs beside its JSON: objects, and its place in the tail.
-_OVERHEAD = 400
 #: TTLs are cut by up to a tenth, so that what was loaded together does not expire together.
 _JITTER = 0.1
 
@@ -50,53 +47,7 @@ class CacheStatistics(NamedTuple):
     evictions: int
     sessions: int
     bytes: int
-
-
-class _Entry:
-    """A tail. What is appended to it becomes records only when somebody reads it."""
-
-    __slots__ = ("_records", "_rows", "_sizes", "depth", "expires", "size", "version")
-
-    def __init__(self, tail: Tail, depth: int, expires: float) -> None:
-        self.depth = depth  # what readers want of it, and so what trimming leaves
-        self.version = tail.version
-        self.expires = expires
-        self._records = list(tail.records)
-        self._rows: list[tuple[int, Row]] = []
-        self._sizes = [_OVERHEAD + len(msgspec.json.encode(record)) for record in tail.records]
-        self.size = sum(self._sizes)  # about how many bytes it takes
-
-    def __len__(self) -> int:
-        return len(self._sizes)
-
-    def extend(self, rows: Sequence[Row], version: Version) -> None:
-        """Take what was appended, and let go of the oldest where there is more than enough."""
-        self._rows += enumerate(rows, version.seq - len(rows) + 1)
-        added = [_OVERHEAD + len(row.body) for row in rows]
-        self._sizes += added
-        self.size += sum(added)
-        self.version = version
-        if len(self) > 2 * self.depth:
-            self._sizes = self._sizes[-self.depth :]
-            self._rows = self._rows[-self.depth :]
-            kept = self.depth - len(self._rows)
-            self._records = self._records[-kept:] if kept else []
-            self.size = sum(self._sizes)
-
-    def records(self, session_id: str) -> list[StoredRecord]:
-        """All that it holds."""
-        if self._rows:
-            self._records += [row_record(session_id, seq, row) for seq, row in self._rows]
-            self._rows = []
-        return self._records
-
-
-class _Counting(LRUCache[str, _Entry]):
-    evictions = 0
-
-    def popitem(self) -> tuple[str, _Entry]:
-        self.evictions += 1
-        return super().popitem()
+    second: TierStatistics | None = None  #: of the second tier, None where there is none
 
 
 class TailCache:
@@ -104,8 +55,10 @@ class TailCache:
 
     Args:
         max_bytes: about how much memory it may take; the least recently used go first.
+            With 0 it keeps nothing, and each read is answered by the store.
         depth: how many records a read puts in, at least.
         ttl: seconds that the level ``cached`` trusts a tail.
+        second: where tails are looked for before the store is asked for them.
         clock: seconds, monotonic.
     """
 
@@ -115,20 +68,28 @@ class TailCache:
         max_bytes: int = 64 * 1024 * 1024,
         depth: int = 100,
         ttl: float = 300.0,
+        second: SecondTier | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if max_bytes < 0 or depth < 1 or not 0 < ttl < float("inf"):
             raise ConfigurationError(
                 "a cache needs max_bytes >= 0, depth >= 1 and a positive, finite ttl"
             )
+        self.max_bytes = max_bytes
         self.depth = depth
         self.ttl = ttl
+        self.second: SecondTier | None = second
         self._clock = clock
         self._lock = own_lock(self, "_lock")
-        self._entries = _Counting(max_bytes, getsizeof=lambda entry: entry.size)
-        self._flights: SingleFlight[str, Tail] = SingleFlight()
         self._storage: weakref.ref[Storage] | None = None
         self._hits = self._misses = self._stale = self._loaded = 0
+        self._forget()
+        in_child(self, "_forget")
+
+    def _forget(self) -> None:
+        # A forked child's copy may be half changed, and is of loads that are not its own.
+        self._entries = Entries(self.max_bytes)
+        self._flights: SingleFlight[str, Tail] = SingleFlight()
 
     def bind(self, storage: Storage) -> None:
         """Say whose sessions these are.
@@ -150,24 +111,35 @@ class TailCache:
         Raises:
             SessionNotFoundError: there is no such session.
         """
-        if level == "fresh":
+        if level == "fresh" or not self.max_bytes:
             return await self._read_store(storage, session_id, count)
-
-        def enough(entry: _Entry) -> bool:
-            return len(entry) >= min(count, entry.version.seq)
-
-        held, version = await self._lookup(storage, session_id, level, enough)
-        if held is None:
-            held = await self._load(storage, session_id, count, version)
+        version = None
+        if level == "validated":
+            version = await self._required(storage, session_id)
+        elif in_trio():
+            await checkpoint_if_cancelled()
+        with self._lock:
+            entry = self._current(session_id, version)
+            records = None if entry is None else entry.newest(session_id, count)
+            if entry is not None and records is not None:
+                self._hits += 1
+                return Tail(entry.version, records)
+            self._misses += 1
+        held = await self._load(storage, session_id, count, version)
         return Tail(held.version, held.records[max(0, len(held.records) - count) :])
 
     async def page(self, storage: Storage, query: HistoryQuery, level: Level) -> HistoryPage | None:
         """The answer to a query that falls inside the tail; None if it does not."""
+        if level == "fresh" or not self.max_bytes:
+            return None
         session_id = query.session_id
-        held, version = await self._lookup(
-            storage, session_id, level, lambda entry: _covers(entry, query)
-        )
-        if held is None and level != "fresh":
+        version = None
+        if level == "validated":
+            version = await self._required(storage, session_id)
+        else:
+            await checkpoint_if_cancelled()
+        held = self._covering(query, version)
+        if held is None:
             version = version or await storage.version(session_id)
             if version is None:
                 raise SessionNotFoundError(session_id)
@@ -185,46 +157,48 @@ class TailCache:
         Needs no event loop and never waits for the store.
         """
         with self._lock:
-            entry = self._entries.get(session_id)
-            if entry is None or not self._live(entry):
+            try:
+                self._entries.move_to_end(session_id)
+            except (KeyError, TypeError):  # not held, or not even a text
                 return None
-            if len(entry) < min(count, entry.version.seq):
+            entry = self._entries[session_id]
+            if self._clock() >= entry.expires or entry.ahead is not None:
                 return None
-            self._hits += 1
-            return tuple(entry.records(session_id)[-count:]) if count else ()
-
-    async def _lookup(
-        self,
-        storage: Storage,
-        session_id: str,
-        level: Level,
-        enough: Callable[[_Entry], bool],
-    ) -> tuple[Tail | None, Version | None]:
-        """What is held, if it is current and enough; and the store's version, if it was asked."""
-        if level == "fresh":
-            return None, None
-        version = None
-        if level == "validated":
-            version = await storage.version(session_id)
-            if version is None:
-                self.drop(session_id)
-                raise SessionNotFoundError(session_id)
-        else:
-            await checkpoint_if_cancelled()
-        with self._lock:
-            entry = self._entries.get(session_id)
-            current = entry is not None and (
-                entry.version >= version if version is not None else self._live(entry)
-            )
-            if entry is not None and current and enough(entry):
+            records = entry.newest(session_id, count)
+            if records is not None:
                 self._hits += 1
-                return Tail(entry.version, tuple(entry.records(session_id))), version
-            self._misses += 1
-            self._stale += entry is not None and not current
-            return None, version
+            return records
 
-    def _live(self, entry: _Entry) -> bool:
-        return self._clock() < entry.expires
+    async def _required(self, storage: Storage, session_id: str) -> Version:
+        """The version that a tail must have to be current."""
+        version = await storage.version(session_id)
+        if version is None:
+            self.drop(session_id)
+            raise SessionNotFoundError(session_id)
+        return version
+
+    def _covering(self, query: HistoryQuery, version: Version | None) -> Tail | None:
+        """The tail that is held, if it is current and has what the query asks for."""
+        session_id = query.session_id
+        with self._lock:
+            entry = self._current(session_id, version)
+            if entry is not None and _covers(entry, query):
+                self._hits += 1
+                return Tail(entry.version, entry.records(session_id))
+            self._misses += 1
+            return None
+
+    def _current(self, session_id: str, version: Version | None) -> Entry | None:
+        entry = self._entries.get(session_id)
+        if entry is None:
+            return None
+        self._entries.move_to_end(session_id)
+        if version is not None:
+            current = entry.version >= version
+        else:
+            current = self._clock() < entry.expires and entry.ahead is None
+        self._stale += not current
+        return entry if current else None
 
     # -- loads
 
@@ -234,8 +208,7 @@ class TailCache:
         depth = max(count, self.depth)
         while True:
             tail = await self._flights.run(
-                session_id,
-                lambda flight: self._read_store(storage, session_id, depth, flight),
+                session_id, lambda flight: self._fetch(storage, session_id, depth, flight)
             )
             # One that was under way before this call may be too short, or may have missed
             # another process's write.
@@ -243,38 +216,57 @@ class TailCache:
             if enough and (version is None or tail.version >= version):
                 return tail
 
-    async def _read_store(
-        self, storage: Storage, session_id: str, count: int, flight: Flight[Tail] | None = None
+    async def _fetch(
+        self, storage: Storage, session_id: str, count: int, flight: Flight[Tail]
     ) -> Tail:
+        second = self.second if self.second is not None and self.second.ready else None
+        found = None
+        if second is not None:
+            found = await self._from_second(second, storage, session_id, count)
+        tail = found or await self._read_store(storage, session_id, count)
+        with self._lock:
+            kept = not flight.detached and self._keep(session_id, tail)
+        if kept and second is not None and found is None:
+            second.keep(session_id, tail)
+        return tail
+
+    async def _from_second(
+        self, second: SecondTier, storage: Storage, session_id: str, count: int
+    ) -> Tail | None:
+        """The tail as the second tier has it, if that is what the store would give."""
+        newest = await storage.tail(session_id, 1)
+        if newest is None:
+            return None
+        if newest.version.seq <= 1:
+            return newest  # there is no more to it
+        tail = await second.get(session_id, newest.version)
+        if tail is None or len(tail.records) < min(count, tail.version.seq):
+            return None
+        # Two stores, or one and its restored backup, may give the same version to different
+        # records; but not with the same newest one.
+        return tail if tail.records[-1] == newest.records[-1] else None
+
+    async def _read_store(self, storage: Storage, session_id: str, count: int) -> Tail:
         with self._lock:
             self._loaded += 1
         tail = await storage.tail(session_id, count)
         if tail is None:
             self.drop(session_id)
             raise SessionNotFoundError(session_id)
-        if flight is not None:
-            with self._lock:
-                if not flight.detached:
-                    self._keep(session_id, tail)
         return tail
 
-    def _keep(self, session_id: str, tail: Tail) -> None:
+    def _keep(self, session_id: str, tail: Tail) -> bool:
         held = self._entries.get(session_id)
         if held is not None and held.version > tail.version:
-            return
-        expires = self._clock() + self.ttl * random.uniform(1 - _JITTER, 1)
+            return False
+        expires = self._clock() + self.ttl * (1 - _JITTER * random.random())
         if held is not None and held.version == tail.version:
             held.expires = expires  # it has just been found to be current
             if len(held) >= len(tail.records):
-                return
+                return False
         depth = max(self.depth, len(tail.records))
-        self._put(session_id, _Entry(tail, depth, expires))
-
-    def _put(self, session_id: str, entry: _Entry) -> None:
-        try:
-            self._entries[session_id] = entry
-        except ValueError:  # larger than the whole cache
-            self._entries.pop(session_id, None)
+        self._entries.put(session_id, Entry(tail, depth, expires))
+        return True
 
     # -- writes
 
@@ -290,24 +282,37 @@ class TailCache:
             entry = self._entries.get(session_id)
             if entry is None or entry.version >= version:
                 return
-            if entry.version != Version(version.epoch, version.seq - len(rows)):
-                del self._entries[session_id]  # another write came between
-                return
-            entry.extend(rows, version)
-            self._put(session_id, entry)
+            self._entries.remove(session_id)
+            taken = entry.extend(rows, version)
+            if taken is None:
+                return  # another write came between
+            self._entries.put(session_id, entry)
+            version = entry.version
+        if taken and self.second is not None:
+            self.second.extend(session_id, version, taken)
 
     def drop(self, session_id: str) -> None:
-        """The session changed in another way than by an append."""
+        """The session changed, or may have, in another way than by an append."""
         with self._lock:
             self._flights.detach([session_id])
-            self._entries.pop(session_id, None)
+            self._entries.remove(session_id)
+
+    def bury(self, session_id: str, version: Version | None) -> None:
+        """The session was rewritten and stands at ``version`` now; None if it is gone."""
+        self.drop(session_id)
+        if self.second is not None:
+            self.second.bury(session_id, version)
+
+    async def settle(self) -> bool:
+        """Wait until the second tier knows of all writes so far; False if it cannot be told."""
+        return self.second is None or await self.second.settle()
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget everything that is held in this process."""
         with self._lock:
             self._flights.detach(lambda _session_id: True)
-            for session_id in list(self._entries):  # clear() would count them as evictions
-                del self._entries[session_id]
+            for session_id in list(self._entries):
+                self._entries.remove(session_id)
 
     def statistics(self) -> CacheStatistics:
         """Counts since the cache was made."""
@@ -319,11 +324,12 @@ class TailCache:
                 self._loaded,
                 self._entries.evictions,
                 len(self._entries),
-                int(self._entries.currsize),
+                self._entries.bytes,
+                None if self.second is None else self.second.statistics(),
             )
 
 
-def _covers(entry: _Entry, query: HistoryQuery) -> bool:
+def _covers(entry: Entry, query: HistoryQuery) -> bool:
     if len(entry) == entry.version.seq:
         return True
     if _filtered(query) or query.with_total or query.before is not None:
@@ -345,15 +351,21 @@ def _is_damaged(tail: Tail) -> bool:
     return any(isinstance(record, CorruptRecord) for record in tail.records)
 
 
-_shared: weakref.WeakKeyDictionary[Storage, TailCache] = weakref.WeakKeyDictionary()
+_shared: weakref.WeakKeyDictionary[Storage, tuple[str, TailCache]] = weakref.WeakKeyDictionary()
 _shared_lock = threading.Lock()
 
 
 def tails_of(storage: Storage) -> TailCache:
     """The cache that all managers of a store share unless they are given one."""
+    return share(storage, "memory://", TailCache)[1]
+
+
+def share(storage: Storage, url: str, make: Callable[[], TailCache]) -> tuple[str, TailCache]:
+    """The shared cache of a store and its URL, which may be another one if it is there already."""
     with _shared_lock:
-        cache = _shared.get(storage)
-        if cache is None:
-            cache = _shared[storage] = TailCache()
-            cache.bind(storage)
-        return cache
+        found = _shared.get(storage)
+        if found is None:
+            found = (url, make())
+            found[1].bind(storage)
+            _shared[storage] = found
+        return found

@@ -68,4 +68,7 @@ class AsyncHistoryManager(
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.storage.aclose()
+        try:
+            await self.cache.settle()
+        finally:
+            await self.storage.aclose()

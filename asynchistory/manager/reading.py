@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime
+from sys import modules
 
 from asynchistory.cache.tail import Level
 from asynchistory.checks import check_limit, check_query, check_search, check_session_id
 from asynchistory.manager.base import Base
-from asynchistory.queries import HistoryPage, HistoryQuery, SearchHit, SearchOrder, SearchQuery
+from asynchistory.queries import (
+    MAX_PAGE,
+    HistoryPage,
+    HistoryQuery,
+    SearchHit,
+    SearchOrder,
+    SearchQuery,
+)
 from asynchistory.records import StoredRecord
+from asynchistory.runs import checkpoint_if_cancelled, in_trio
 
 
 class Reading(Base):
@@ -22,6 +31,13 @@ class Reading(Base):
         Raises:
             SessionNotFoundError: there is no such session.
         """
+        if (level or self.level) == "cached" and type(count) is int and 0 <= count <= MAX_PAGE:
+            # What is held under this id was checked when it was put in.
+            records = self.cache.peek(session_id, count)
+            if records is not None:
+                if "trio" in modules and in_trio():
+                    await checkpoint_if_cancelled()
+                return records
         check_session_id(session_id)
         check_limit(count, "count")
         level = self._level(level)

@@ -16,7 +16,12 @@ from asynchistory.checks import (
     check_text_id,
 )
 from asynchistory.codec import encode_json, to_microseconds
-from asynchistory.errors import InvalidInputError, InvalidRecordError, SessionNotFoundError
+from asynchistory.errors import (
+    InvalidInputError,
+    InvalidRecordError,
+    SessionNotFoundError,
+    StorageUnavailableError,
+)
 from asynchistory.manager.base import Base
 from asynchistory.queries import Removed, Session, SessionPage
 from asynchistory.records import JSON
@@ -126,9 +131,11 @@ class Sessions(Base):
         """Delete a session with everything in it. False if there was none."""
         check_session_id(session_id)
         try:
-            return await self.storage.delete_session(session_id)
+            deleted = await self.storage.delete_session(session_id)
         finally:
             self._rewritten(session_id)
+        self.cache.bury(session_id, None)
+        return deleted
 
     async def fork(
         self,
@@ -213,11 +220,20 @@ class Sessions(Base):
 
         Raises:
             BusyError: readers of another process keep the residue from being removed.
+            StorageUnavailableError: all is deleted but for what Redis, the cache, may
+                still hold, which could not be reached. Nothing reads it, and it goes there
+                within an hour.
         """
         check_text_id(user_id, "a user id")
         removed = await self._remove(lambda: self.storage.erase_user(user_id, most=_SOME))
+        told = await self.cache.settle()
         if scrub:
             await self.storage.scrub()
+        if removed.sessions and not told:
+            raise StorageUnavailableError(
+                f"{removed.sessions} sessions are deleted, but the cache in Redis cannot be told; "
+                "what it holds of them is not read any more, and goes when its time is over"
+            )
         return removed
 
     async def _remove(self, some: Callable[[], Awaitable[list[Deleted]]]) -> Removed:
@@ -225,6 +241,7 @@ class Sessions(Base):
         while deleted := await some():
             for session_id, count in deleted:
                 self._rewritten(session_id)
+                self.cache.bury(session_id, None)
                 sessions += 1
                 records += count
         return Removed(sessions=sessions, records=records)

@@ -10,7 +10,7 @@ from asynchistory.codec import Row, bare, digest, encode_record
 from asynchistory.errors import ConflictError, InvalidRecordError, OutcomeUnknownError
 from asynchistory.manager.base import Base
 from asynchistory.manager.recording import R, Recording
-from asynchistory.queries import Appended, HistoryQuery, Truncated
+from asynchistory.queries import Appended, HistoryQuery, Truncated, Version
 from asynchistory.records import AnyRecord
 from asynchistory.storage.calls import call_facts
 from asynchistory.storage.port import Batch, Cut
@@ -78,9 +78,12 @@ class Writing(Base, Recording):
         batch = self._batch("replace", session_id, records, idempotency_key, expected_seq)
         try:
             with _naming(idempotency_key):
-                return await self.storage.replace(batch)
+                replaced = await self.storage.replace(batch)
         finally:
             self._rewritten(session_id)
+        if not replaced.replayed:
+            self.cache.bury(session_id, Version(replaced.epoch, replaced.last_seq))
+        return replaced
 
     async def truncate(
         self,
@@ -149,9 +152,12 @@ class Writing(Base, Recording):
             cut = cut._replace(idempotency_key=key, digest=content)
         try:
             with _naming(key):
-                return await self.storage.truncate(cut)
+                truncated = await self.storage.truncate(cut)
         finally:
             self._rewritten(cut.session_id)
+        if not truncated.replayed:
+            self.cache.bury(cut.session_id, Version(truncated.epoch, truncated.seq))
+        return truncated
 
     async def _store(
         self,

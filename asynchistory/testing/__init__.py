@@ -1,4 +1,4 @@
-"""For tests of applications and of asynchistory itself: a model server on this machine.
+"""For tests of applications and of asynchistory itself: a model server, and a proxy that breaks.
 
 ::
 
@@ -8,8 +8,8 @@
         client = OpenAI(base_url=llm.url, api_key="any")
 
 The server speaks OpenAI's chat completions and Anthropic's messages over real HTTP. It
-needs uvicorn:
-``pip install 'asynchistory[demo]'``. Importing this package loads none of it.
+needs uvicorn: ``pip install 'asynchistory[demo]'``. ``FaultProxy`` stands before any TCP
+server. Importing this package loads none of it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from asynchistory.testing.fault_proxy import (
+        FaultProxy as FaultProxy,
+    )
     from asynchistory.testing.llm_server import (
         LoopbackLLM as LoopbackLLM,
     )
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "CallTool": "replies",
     "Fault": "replies",
+    "FaultProxy": "fault_proxy",
     "Gate": "signals",
     "LoopbackApp": "loopback_app",
     "LoopbackLLM": "llm_server",

@@ -15,7 +15,10 @@ What there is, and what --times counts:
     loops        event loops that use one LLM client one after another, and then no more
     powercut     images of what a disk may hold after its power was cut
     processes    new files that twelve processes open at the same moment
+    redis        reads of the cache in Redis that are cancelled, on each loop, beside all else
+                 that can happen to Redis
     sigkill      processes that are killed, on each loop
+    stale        interleavings of reads and writes, on each loop, in one process and in two
 
 The exit code is 0 if nothing was found, 1 if something was, 2 for wrong usage.
 """
@@ -38,7 +41,9 @@ from tests.faults import (
     loops,
     powercut,
     processes,
+    redis,
     sigkill,
+    stale,
 )
 from tests.faults.report import FINDINGS, Report
 
@@ -53,7 +58,9 @@ CAMPAIGNS: dict[str, Callable[[int], Report]] = {
     "loops": loops.campaign,
     "powercut": powercut.campaign,
     "processes": processes.campaign,
+    "redis": redis.campaign,
     "sigkill": sigkill.campaign,
+    "stale": stale.campaign,
 }
 
 

@@ -20,6 +20,8 @@ FINDINGS = (
     "silent",  # a fault that nobody was told of, or was told of wrongly
     "stuck",  # a call that does not end
     "unreported",  # damage that was read as if it were sound
+    "stale",  # a read that misses a write which had returned before it began
+    "wrong",  # a read that gives what was never written there
 )
 LOOPS = ("asyncio", "trio")
 #: So many messages of a finding say what is wrong; after them only the counts go on.
@@ -65,6 +67,8 @@ class Report:
     silent: int = 0
     stuck: int = 0
     unreported: int = 0
+    stale: int = 0
+    wrong: int = 0
     seconds: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)
     peaks: Counter[str] = field(default_factory=Counter)

@@ -221,8 +221,8 @@ async def test_cached_trusts_a_tail_for_its_ttl_and_no_longer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Whatever the jitter draws: its ends.
-    for jitter in (min, max):
-        monkeypatch.setattr(random, "uniform", lambda low, high, end=jitter: end(low, high))
+    for drawn in (0.0, 1.0):
+        monkeypatch.setattr(random, "random", lambda drawn=drawn: drawn)
         async with Setting(ttl=100) as at:
             await at.say("one")
             await at.read(level="cached")
