@@ -186,9 +186,10 @@ class TailCache:
         """
         with self._lock:
             entry = self._entries.get(session_id)
-            if entry is None or not self._live(entry):
+            if entry is None or self._clock() >= entry.expires:
                 return None
-            if len(entry) < min(count, entry.version.seq):
+            held = len(entry)
+            if held < count and held < entry.version.seq:
                 return None
             self._hits += 1
             return tuple(entry.records(session_id)[-count:]) if count else ()

@@ -1,33 +1,408 @@
-"""asynchistory for synchronous code: the same objects, from any thread, without asyncio.run.
+"""asynchistory for synchronous code: the same objects, from any thread, without asyncio.run."""
 
-All calls go to one event loop in a daemon thread of this process, through
-AnyIO's blocking portal.
-"""
+from __future__ import annotations
 
-from asynchistory_compat.bridge import (
-    BlockingInLoopWarning,
-    Bridge,
-    LoopPolicy,
-    bridge,
-    configure,
+import copy
+import inspect
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
+from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial, wraps
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
+
+import asynchistory
+from asynchistory import (
+    AnyPart,
+    AsyncCache,
+    AsyncHistoryManager,
+    ClientKey,
+    EnhancedCacheManager,
+    Event,
+    LLMClient,
+    NotOpenError,
+    ReadAhead,
+    Storage,
+    StoredRecord,
+    open_history,
 )
-from asynchistory_compat.cache import AsyncCache, SyncCacheAdapter
-from asynchistory_compat.history import Export, HistoryManager, Watch, get_history, safe_async_call
-from asynchistory_compat.llm import Conversation, LLMFactory
+from asynchistory_compat.loop import (
+    Backend as Backend,
+    BlockingInLoopWarning as BlockingInLoopWarning,
+    LoopPolicy as LoopPolicy,
+    bridge as bridge,
+    configure as configure,
+)
 
-__all__ = [
-    "AsyncCache",
-    "BlockingInLoopWarning",
-    "Bridge",
-    "Conversation",
-    "Export",
-    "HistoryManager",
-    "LLMFactory",
-    "LoopPolicy",
-    "SyncCacheAdapter",
-    "Watch",
-    "bridge",
-    "configure",
-    "get_history",
-    "safe_async_call",
-]
+A = TypeVar("A")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Twin(Generic[A]):
+    """The synchronous form of an async object, its ``target``.
+
+    After ``timeout`` seconds a call is cancelled and raises ``TimeoutError``; None: no limit.
+    """
+
+    def __init__(self, target: A, timeout: float | None = None) -> None:
+        self.target: A = target
+        self.timeout: float | None = timeout
+
+    def with_timeout(self, timeout: float | None) -> Self:
+        """The same twin with another timeout."""
+        twin = copy.copy(self)
+        twin.timeout = timeout
+        return twin
+
+    def opened(self) -> A:
+        """The target, open."""
+        return self.target
+
+
+def mirror(
+    function: Callable[Concatenate[A, P], Awaitable[T]],
+    peek: Callable[Concatenate[A, P], T | None] | None = None,
+) -> Callable[Concatenate[Any, P], T]:
+    """The synchronous form of an async method. What ``peek`` finds needs no event loop."""
+
+    @wraps(function)
+    def call(self: Twin[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        target = self.opened()
+        found = None if peek is None else peek(target, *args, **kwargs)
+        if found is not None:
+            return found
+        method: Callable[P, Awaitable[T]] = getattr(target, function.__name__)
+        return bridge.call(partial(method, *args, **kwargs), self.timeout)
+
+    return call
+
+
+def direct(function: Callable[Concatenate[A, P], T]) -> Callable[Concatenate[Any, P], T]:
+    """A method that is synchronous already."""
+
+    @wraps(function)
+    def call(self: Twin[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return function(self.opened(), *args, **kwargs)
+
+    return call
+
+
+class Stream(Twin[A], Generic[A, T]):
+    """An async stream, for a ``with`` block and a ``for`` loop, or a ``for`` loop alone.
+
+    It is read up to 64 items ahead. The timeout is that of each wait for an item: it raises
+    ``TimeoutError``, after which one can go on.
+    """
+
+    _token: object = None
+
+    def __init__(self, target: Any, timeout: float | None = None) -> None:
+        super().__init__(target, timeout)
+        self._source: ReadAhead[T] = ReadAhead(target)
+        self._items: deque[T] = deque()
+
+    def __enter__(self) -> Self:
+        bridge.call(self._open, self.timeout, at_home=True)
+        return self
+
+    async def _open(self) -> None:
+        await self._source.open(bridge.tasks)
+        self._token = bridge.token
+
+    def __exit__(self, *exc: object) -> None:
+        self._items.clear()
+        if self._token is not None:
+            self._token = None
+            bridge.call(self._source.aclose, at_home=True, leaving=True)
+
+    def __iter__(self) -> Self:
+        return self.__enter__() if self._token is None else self
+
+    def __next__(self) -> T:
+        if not self._items:
+            if self._token is None or self._token is not bridge.token:
+                raise NotOpenError("a stream is read inside its `with` block")
+            self._items.extend(bridge.call(self._source.take, self.timeout, at_home=True))
+            if not self._items:
+                self.__exit__()
+                raise StopIteration
+        return self._items.popleft()
+
+    def __del__(self) -> None:
+        # Abandoned. A finalizer runs anywhere, also where a lock is held: it must not wait.
+        if self._token is not None and self._token is bridge.token:
+            with suppress(RuntimeError):
+                bridge.soon(self._source.drop)
+
+
+class Watch(Stream[asynchistory.Watch, StoredRecord]):
+    """A session's records as they are stored; made by :meth:`HistoryManager.watch`."""
+
+    _last: StoredRecord | None = None
+
+    @property
+    def epoch(self) -> int:
+        """The session's epoch, from when the watch was entered."""
+        return self.target.epoch
+
+    @property
+    def seq(self) -> int:
+        """The record handed out last, or the one to begin after."""
+        return self.target.after_seq if self._last is None else self._last.seq
+
+    def __next__(self) -> StoredRecord:
+        self._last = super().__next__()
+        return self._last
+
+
+class SyncCacheAdapter(Twin[AsyncCache]):
+    """An async cache for synchronous callers: the same entries, from any thread.
+
+    Errors are raised, never swallowed.
+    """
+
+    def __init__(self, async_cache: AsyncCache, timeout: float | None = 5.0) -> None:
+        super().__init__(async_cache, timeout)
+
+    def get(self, key: Hashable, default: Any = None) -> Any:
+        """The value of a key, or ``default``."""
+        cache = self.target
+        if isinstance(cache, EnhancedCacheManager) and type(cache).get is EnhancedCacheManager.get:
+            return cache.peek(key, default)  # the same without an event loop
+        return bridge.call(partial(cache.get, key, default), self.timeout)
+
+    set: Final = mirror(EnhancedCacheManager.set)
+    remove: Final = mirror(EnhancedCacheManager.remove)
+    remove_by_pattern: Final = mirror(EnhancedCacheManager.remove_by_pattern)
+    clear: Final = mirror(EnhancedCacheManager.clear)
+    cleanup_expired: Final = mirror(EnhancedCacheManager.cleanup_expired)
+    get_or_set: Final = mirror(EnhancedCacheManager.get_or_set)
+    peek: Final = direct(EnhancedCacheManager.peek)
+    get_stats: Final = direct(EnhancedCacheManager.get_stats)
+    get_cache_info: Final = direct(EnhancedCacheManager.get_cache_info)
+
+
+class HistoryManager(Twin[AsyncHistoryManager]):
+    """History for synchronous code: the same object that async code awaits, from any thread.
+
+    It opens at first use and closes with the process, or at the end of a ``with`` block::
+
+        with HistoryManager("history.db") as history:
+            history.record_message("chat-1", "user", "Hello!")
+
+    Args:
+        storage: an :class:`asynchistory.AsyncHistoryManager` to share, a
+            store, or a URL or path as :func:`asynchistory.open_history` takes.
+        cache_manager: the application's own async cache, reached as :attr:`cache`.
+        use_sync_cache: whether :attr:`cache` is its synchronous adapter, or the cache itself.
+        timeout: see :class:`Twin`.
+    """
+
+    def __init__(
+        self,
+        storage: AsyncHistoryManager | Storage | str | os.PathLike[str] | None = None,
+        cache_manager: AsyncCache | None = None,
+        use_sync_cache: bool = True,
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        if isinstance(storage, Storage):
+            storage = AsyncHistoryManager(storage)
+        elif not isinstance(storage, AsyncHistoryManager):
+            storage = open_history(storage)
+        super().__init__(storage, timeout)
+        cache = EnhancedCacheManager() if cache_manager is None else cache_manager
+        self.cache: SyncCacheAdapter | AsyncCache = (
+            SyncCacheAdapter(cache) if use_sync_cache else cache
+        )
+        self._key = object()  # by which the bridge knows that this twin is open, or a copy of it
+
+    append: Final = mirror(AsyncHistoryManager.append)
+    replace: Final = mirror(AsyncHistoryManager.replace)
+    truncate: Final = mirror(AsyncHistoryManager.truncate)
+    pop: Final = mirror(AsyncHistoryManager.pop)
+    record_message: Final = mirror(AsyncHistoryManager.record_message)
+    record_tool_call: Final = mirror(AsyncHistoryManager.record_tool_call)
+    record_llm_request: Final = mirror(AsyncHistoryManager.record_llm_request)
+    record_llm_response: Final = mirror(AsyncHistoryManager.record_llm_response)
+    record_token_usage: Final = mirror(AsyncHistoryManager.record_token_usage)
+    record_cost: Final = mirror(AsyncHistoryManager.record_cost)
+    last: Final = mirror(AsyncHistoryManager.last, AsyncHistoryManager.peek)
+    query_history: Final = mirror(AsyncHistoryManager.query_history)
+    search: Final = mirror(AsyncHistoryManager.search)
+    window: Final = mirror(AsyncHistoryManager.window)
+    pending_tool_calls: Final = mirror(AsyncHistoryManager.pending_tool_calls)
+    repair: Final = mirror(AsyncHistoryManager.repair)
+    save_checkpoint: Final = mirror(AsyncHistoryManager.save_checkpoint)
+    get_checkpoint: Final = mirror(AsyncHistoryManager.get_checkpoint)
+    list_checkpoints: Final = mirror(AsyncHistoryManager.list_checkpoints)
+    create_session: Final = mirror(AsyncHistoryManager.create_session)
+    get_session: Final = mirror(AsyncHistoryManager.get_session)
+    list_sessions: Final = mirror(AsyncHistoryManager.list_sessions)
+    update_session: Final = mirror(AsyncHistoryManager.update_session)
+    delete_session: Final = mirror(AsyncHistoryManager.delete_session)
+    fork: Final = mirror(AsyncHistoryManager.fork)
+    prune: Final = mirror(AsyncHistoryManager.prune)
+    erase_user: Final = mirror(AsyncHistoryManager.erase_user)
+    get_session_summary: Final = mirror(AsyncHistoryManager.get_session_summary)
+    count: Final = mirror(AsyncHistoryManager.count)
+    health: Final = mirror(AsyncHistoryManager.health)
+    get_token_statistics: Final = mirror(AsyncHistoryManager.get_token_statistics)
+    get_cost_statistics: Final = mirror(AsyncHistoryManager.get_cost_statistics)
+    get_llm_statistics: Final = mirror(AsyncHistoryManager.get_llm_statistics)
+    import_: Final = mirror(AsyncHistoryManager.import_)
+    verify: Final = mirror(AsyncHistoryManager.verify)
+    backup: Final = mirror(AsyncHistoryManager.backup)
+    peek: Final = direct(AsyncHistoryManager.peek)
+    get_cache_stats: Final = direct(AsyncHistoryManager.get_cache_stats)
+    get_store_stats: Final = direct(AsyncHistoryManager.get_store_stats)
+
+    def export(
+        self, session_id: str | None = None, *, user_id: str | None = None
+    ) -> Stream[asynchistory.Export, bytes]:
+        """One session, or all, as lines of JSON."""
+        return Stream(self.opened().export(session_id, user_id=user_id), self.timeout)
+
+    def watch(
+        self, session_id: str, *, after_seq: int | None = None, epoch: int | None = None
+    ) -> Watch:
+        """The records of a session as they are stored, each once."""
+        watch = self.opened().watch(session_id, after_seq=after_seq, epoch=epoch)
+        return Watch(watch, self.timeout)
+
+    def opened(self) -> AsyncHistoryManager:
+        """The manager, opened for this twin until :meth:`close`."""
+        if self._key not in bridge.opened:
+            bridge.call(self._open, self.timeout, at_home=True)
+        return self.target
+
+    async def _open(self) -> None:
+        await self.target.__aenter__()
+        if self._key in bridge.opened:  # another thread was first
+            await self.target.__aexit__(None, None, None)
+        bridge.opened[self._key] = self.target
+
+    def close(self) -> None:
+        """Close what this twin opened; others who use the same store are not affected."""
+        if bridge.opened.pop(self._key, None):
+            leave = partial(self.target.__aexit__, None, None, None)
+            bridge.call(leave, at_home=True, leaving=True)
+
+    def __enter__(self) -> Self:
+        self.opened()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _peek(
+    factory: asynchistory.LLMFactory,
+    /,
+    provider: str,
+    model: str,
+    *,
+    temperature: float | None = None,
+    **options: Any,
+) -> LLMClient | None:
+    found: LLMClient | None = None
+    if not options:
+        found = factory.peek(ClientKey(provider, model, temperature))
+    return found
+
+
+class LLMFactory(Twin[asynchistory.LLMFactory]):
+    """One LLM instance a configuration, for synchronous code; in the process's factory if none."""
+
+    def __init__(
+        self, factory: asynchistory.LLMFactory | None = None, *, timeout: float | None = None
+    ) -> None:
+        super().__init__(asynchistory.default_factory() if factory is None else factory, timeout)
+
+    get: Final = mirror(asynchistory.LLMFactory.get, _peek)
+    get_or_create: Final = mirror(asynchistory.LLMFactory.get_or_create)
+    peek: Final = direct(asynchistory.LLMFactory.peek)
+    get_cache_stats: Final = direct(asynchistory.LLMFactory.get_cache_stats)
+    clear_llm_cache: Final = direct(asynchistory.LLMFactory.clear_llm_cache)
+
+
+def _like(
+    function: Callable[Concatenate[Any, AsyncHistoryManager, P], None],
+) -> Callable[[Any], Callable[Concatenate[Any, HistoryManager | AsyncHistoryManager, P], None]]:
+    """Give a twin's constructor the signature of the async one."""
+    return wraps(function)
+
+
+class Conversation(Twin[asynchistory.Conversation]):
+    """One conversation with a model: the arguments of the async one, with a manager of any kind.
+
+    ::
+
+        with Conversation(history, provider="openai", model="gpt-4o") as conversation:
+            for event in conversation.send("Hello!"):
+                ...
+    """
+
+    @_like(asynchistory.Conversation.__init__)
+    def __init__(self, history: Any, *, factory: Any = None, **options: Any) -> None:
+        self._history = history if isinstance(history, HistoryManager) else HistoryManager(history)
+        options["factory"] = factory.target if isinstance(factory, Twin) else factory
+        super().__init__(asynchistory.Conversation(self._history.target, **options))
+        self._owned = self._history is not history
+
+    ask: Final = mirror(asynchistory.Conversation.ask)
+
+    @property
+    def session_id(self) -> str:
+        """The session that is recorded to."""
+        return self.target.session_id
+
+    @property
+    def llm(self) -> LLMClient:
+        """The LLM instance, shared with all conversations of this configuration."""
+        return self.target.llm
+
+    def send(
+        self, content: str | Iterable[AnyPart]
+    ) -> Stream[AbstractAsyncContextManager[AsyncIterator[Event]], Event]:
+        """Say something; the events of the turn as they come. Leaving early cancels the turn."""
+        return Stream(self.target.send(content), self.timeout)
+
+    def __enter__(self) -> Self:
+        self._history.opened()
+        bridge.call(self.target.__aenter__, self.timeout)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        bridge.call(partial(self.target.__aexit__, None, None, None), leaving=True)
+        if self._owned:
+            self._history.close()
+
+
+_shared: dict[str, HistoryManager] = {}
+
+
+def get_history() -> HistoryManager:
+    """The process's history at ``ASYNCHISTORY_URL``, or in the user's data folder."""
+    return _shared.get("") or _shared.setdefault("", HistoryManager())
+
+
+def safe_async_call(awaitable: Awaitable[T], timeout: float | None = None) -> T:
+    """The result of an awaitable, whether or not an event loop is running in this thread.
+
+    After ``timeout`` seconds it is cancelled, and this raises ``TimeoutError``.
+    """
+
+    async def work() -> T:
+        return await awaitable
+
+    try:
+        return bridge.call(work, timeout)
+    finally:
+        # One that could not be started must not warn that it was never awaited.
+        if (
+            inspect.iscoroutine(awaitable)
+            and inspect.getcoroutinestate(awaitable) == "CORO_CREATED"
+        ):
+            awaitable.close()

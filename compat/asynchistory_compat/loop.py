@@ -1,0 +1,301 @@
+"""The one event loop behind all synchronous calls, and the way to it.
+
+A daemon thread runs ``anyio.run`` with a blocking portal in it, from the first call to the end of
+the process. Nothing here makes a loop per call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextvars
+import os
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
+from functools import partial
+from typing import Any, Final, Literal, TypeAlias, TypeVar
+
+import anyio
+import anyio.to_thread
+from anyio import from_thread
+from anyio.abc import TaskGroup
+from anyio.lowlevel import EventLoopToken, current_token
+
+from asynchistory import BridgeClosedError, ConfigurationError, LoopThreadError
+
+T = TypeVar("T")
+#: What the bridge's loop runs on; ``uvloop`` where it is installed.
+Backend: TypeAlias = Literal["asyncio", "trio", "uvloop"]
+#: What a synchronous call does in a thread whose own event loop is running.
+LoopPolicy: TypeAlias = Literal["allow", "warn", "error"]
+#: Seconds that the exit waits for what is being closed, and a blocked loop for a clean-up.
+PATIENCE: Final = 5.0
+
+
+class BlockingInLoopWarning(RuntimeWarning):
+    """A synchronous call blocks a running event loop; ``await`` the async object there."""
+
+
+class _TaskScope(nullcontext[None]):
+    """Cancels its task on asyncio; AnyIO's scope takes a sixth of the time of a whole call."""
+
+    def __enter__(self) -> None:
+        self.cancel = asyncio.current_task().cancel  # type: ignore[union-attr]
+
+
+class _Call:
+    """One coroutine, run on a loop for a caller in another thread."""
+
+    def __init__(self, work: Callable[[], Awaitable[Any]], timeout: float | None) -> None:
+        self.work, self.timeout = work, timeout
+        self.scope: Any = None
+        self.over = self.completed = False
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+    async def run(self, new_scope: Callable[[], Any] = anyio.CancelScope) -> None:
+        if self.over:
+            return
+        timeout = self.timeout
+        self.scope = new_scope() if timeout is None else anyio.move_on_after(timeout)
+        try:
+            with self.scope:
+                self.value = await self.work()
+                self.completed = True
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:
+            self.error = error  # its caller's alone: SystemExit must not end everybody's loop
+        finally:
+            self.over = True
+
+    async def run_for_worker(self, at_home: bool, leaving: bool) -> None:
+        """Run for a worker thread of this loop: here, or on the bridge's loop."""
+        # A worker that waits lends its place, or forty of them would wait for ever for calls that
+        # need a worker themselves.
+        limiter = anyio.to_thread.current_default_thread_limiter()
+        limiter.total_tokens += 1
+        try:
+            with anyio.CancelScope(shield=leaving):
+                if at_home and not bridge.is_here():
+                    await bridge.portal.call_async(self.run)
+                else:
+                    await self.run()
+        finally:
+            limiter.total_tokens -= 1
+
+    def cancel(self) -> None:
+        if self.scope is None:
+            self.over = True  # it has not begun, and now never will
+        else:
+            self.scope.cancel()
+
+    def result(self) -> Any:
+        error, self.error = self.error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # its traceback holds this frame
+        if not self.completed:
+            raise TimeoutError(f"the call was cancelled after its timeout of {self.timeout:g} s")
+        return self.value
+
+
+class Bridge:
+    """Runs coroutines for synchronous callers."""
+
+    backend: Backend = "asyncio"
+    loop_policy: LoopPolicy = "warn"
+    loop_timeout: float = 30.0
+    portal: from_thread.BlockingPortal
+    #: Where streams are read.
+    tasks: TaskGroup
+    #: Has a function called on the loop, and does not wait; good for finalizers too.
+    soon: Callable[[Callable[[], object]], object]
+
+    def __init__(self) -> None:
+        self.exiting: bool = False
+        self.forget()
+
+    def forget(self) -> None:
+        """In a forked child: the loop is the parent's, and to close it would make that deaf."""
+        self.lock: threading.Lock = threading.Lock()
+        self.main: int | None = threading.main_thread().ident
+        self.thread: threading.Thread | None = None
+        self.token: EventLoopToken | None = None
+        #: What is closed at exit, the last one first.
+        self.opened: dict[object, AbstractAsyncContextManager[Any]] = {}
+
+    def is_here(self) -> bool:
+        """Whether this is the loop's own thread."""
+        return threading.current_thread() is self.thread
+
+    def start(self) -> EventLoopToken:
+        """Start the loop unless it is running."""
+        with self.lock:
+            if self.token is None:
+                if self.exiting:
+                    raise BridgeClosedError("the interpreter is exiting; no event loop can start")
+                if self.backend == "uvloop":
+                    import uvloop  # noqa: F401 - that it is missing is said here
+                ready = threading.Event()
+                atexit.register(self.shut)  # once more, now ahead of what was registered meanwhile
+                self.thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
+                self.thread.start()
+                ready.wait()
+            assert self.token is not None
+            return self.token
+
+    def _run(self, ready: threading.Event) -> None:
+        library = "trio" if self.backend == "trio" else "asyncio"
+        options = {"use_uvloop": True} if self.backend == "uvloop" else {}
+        try:
+            anyio.run(self._main, library, ready, backend=library, backend_options=options)
+        finally:
+            self.token = None
+
+    async def _main(self, library: str, ready: threading.Event) -> None:
+        self.new_scope: Callable[[], Any] = _TaskScope
+        if library == "trio":
+            import trio
+
+            self.new_scope = trio.CancelScope
+            self.soon = trio.lowlevel.current_trio_token().run_sync_soon
+        else:
+            self.soon = asyncio.get_running_loop().call_soon_threadsafe
+        self.stopping = anyio.Event()
+        async with from_thread.BlockingPortal() as self.portal, AsyncExitStack() as stack:
+            async with anyio.create_task_group() as self.tasks:
+                self.token = current_token()
+                ready.set()
+                await self.stopping.wait()
+                self.tasks.cancel_scope.cancel()
+            for resource in self.opened.values():
+                stack.push_async_exit(resource)
+
+    def shut(self) -> None:
+        """At exit: close what is open and stop the loop."""
+        with self.lock:
+            self.exiting, running, self.token = True, self.token is not None, None
+        if running and self.thread is not None:
+            self.soon(self.stopping.set)
+            self.thread.join(PATIENCE)
+
+    def call(
+        self,
+        work: Callable[[], Awaitable[T]],
+        timeout: float | None = None,
+        at_home: bool = False,
+        leaving: bool = False,
+    ) -> T:
+        """The result of ``await work()``, run on the bridge's loop.
+
+        In a worker thread of AnyIO (a FastAPI ``def`` endpoint) it runs on that worker's host
+        loop unless it has to be ``at_home``. The host's cancellation arrives either way, but not
+        where something is left.
+        """
+        loop = _running_loop()
+        call = _Call(work, timeout)
+        try:
+            if loop is not None:
+                self._block(loop, call)
+            # The main thread is no worker; in a forked child not even if it was one in the parent.
+            elif threading.get_ident() != self.main and _in_worker_thread(leaving):
+                if at_home and self.token is None:
+                    self.start()
+                from_thread.run(call.run_for_worker, at_home, leaving)
+            else:
+                token = self.token or self.start()
+                from_thread.run(call.run, self.new_scope, token=token)
+        except KeyboardInterrupt:
+            if self.token is None:
+                raise
+            self.soon(call.cancel)
+            while not call.over:
+                time.sleep(0.001)
+            if not call.completed:
+                raise
+        result: T = call.result()
+        return result
+
+    def _block(self, loop: object, call: _Call) -> None:
+        """Make a call in the thread of a running loop."""
+        name = f"{loop!r} of {threading.current_thread().name}"
+        if self.is_here():
+            raise LoopThreadError(
+                "a synchronous call in the bridge's own event loop would wait for itself; "
+                "await the async object there"
+            )
+        if self.loop_policy == "error":
+            raise LoopThreadError(f"a synchronous call would block {name}; await it there")
+        if self.loop_policy == "warn":
+            _warn()
+        limit = min(self.loop_timeout, self.loop_timeout if call.timeout is None else call.timeout)
+        late, call.timeout = limit != call.timeout, limit
+        # From a thread of its own: trio refuses to be called from a thread where it runs.
+        run = partial(from_thread.run, call.run, token=self.token or self.start())
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True)
+        thread.start()
+        thread.join(limit + PATIENCE)
+        if late and not call.completed and call.error is None:
+            raise LoopThreadError(
+                f"the call blocked {name} for {limit:g} s without an outcome, perhaps because it "
+                "waits for that very loop; await it there"
+            )
+
+
+def _warn() -> None:
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__package__") == __package__:
+        level, frame = level + 1, frame.f_back
+    text = "a synchronous call blocks the event loop of its thread; await the async object there"
+    warnings.warn(text, BlockingInLoopWarning, stacklevel=level)
+
+
+def _running_loop() -> object | None:
+    """The event loop that runs in this thread and that a wait here would block."""
+    # None while another thread is importing trio.
+    lowlevel = getattr(sys.modules.get("trio"), "lowlevel", None)
+    if lowlevel is not None and lowlevel.in_trio_run():
+        root: object = lowlevel.current_root_task()
+        return root
+    return asyncio._get_running_loop()
+
+
+def _in_worker_thread(leaving: bool) -> bool:
+    try:
+        from_thread.check_cancelled()
+    except RuntimeError:
+        return False
+    except BaseException:
+        if not leaving:
+            raise
+    return True
+
+
+bridge: Final = Bridge()
+atexit.register(bridge.shut)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=bridge.forget)
+
+
+def configure(
+    *,
+    backend: Backend | None = None,
+    loop_policy: LoopPolicy | None = None,
+    loop_timeout: float | None = None,
+) -> None:
+    """Set up synchronous calls: the backend before the first of them.
+
+    ``loop_timeout`` is for how many seconds one may block a loop that runs in its own thread.
+    """
+    if backend not in (None, bridge.backend) and bridge.token is not None:
+        raise ConfigurationError("the bridge runs already; configure it before its first use")
+    bridge.backend = backend or bridge.backend
+    bridge.loop_policy = loop_policy or bridge.loop_policy
+    bridge.loop_timeout = loop_timeout or bridge.loop_timeout
