@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from typing import Generic, TypeVar
 
 import anyio
@@ -38,11 +38,11 @@ class ReadAhead(Generic[T]):
         self._send, self._receive = anyio.create_memory_object_stream[T](self.most)
         self._scope, self._ended = anyio.CancelScope(), anyio.Event()
         try:
-            with suppress(RuntimeError):  # the task has ended before it began; why, is raised below
-                await tasks.start(self._run)
-            self._check()
+            await tasks.start(self._run)
         except BaseException:
             self._receive.close()
+            if self._ended.is_set():
+                self._check()  # why it has ended before it began
             raise
 
     async def take(self) -> list[T]:
@@ -96,6 +96,7 @@ class ReadAhead(Generic[T]):
         error, self._error = self._error, None
         try:
             if error is not None:
+                self._whole = True  # now that it is told, there is nothing more
                 raise error
             if self._ended.is_set() and not self._whole:
                 raise NotOpenError("the event loop has ended where this stream was read")

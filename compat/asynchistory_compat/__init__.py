@@ -5,34 +5,18 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial, wraps
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
 
-import asynchistory
-from asynchistory import (
-    AnyPart,
-    AsyncCache,
-    AsyncHistoryManager,
-    ClientKey,
-    EnhancedCacheManager,
-    Event,
-    LLMClient,
-    NotOpenError,
-    ReadAhead,
-    Storage,
-    StoredRecord,
-    open_history,
-)
-from asynchistory_compat.loop import (
-    Backend as Backend,
-    BlockingInLoopWarning as BlockingInLoopWarning,
-    LoopPolicy as LoopPolicy,
-    bridge as bridge,
-    configure as configure,
-)
+import asynchistory as core
+from asynchistory import AsyncHistoryManager, EnhancedCacheManager
+from asynchistory_compat.loop import Backend, BlockingInLoopWarning, LoopPolicy, bridge, configure
+
+__all__ = ["Backend", "BlockingInLoopWarning", "Conversation", "HistoryManager", "LLMFactory"]
+__all__ += ["LoopPolicy", "Stream", "SyncCacheAdapter", "Twin", "Watch", "configure", "direct"]
+__all__ += ["get_history", "mirror", "safe_async_call"]
 
 A = TypeVar("A")
 P = ParamSpec("P")
@@ -69,8 +53,7 @@ def mirror(
     @wraps(function)
     def call(self: Twin[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
         target = self.opened()
-        found = None if peek is None else peek(target, *args, **kwargs)
-        if found is not None:
+        if peek is not None and (found := peek(target, *args, **kwargs)) is not None:
             return found
         method: Callable[P, Awaitable[T]] = getattr(target, function.__name__)
         return bridge.call(partial(method, *args, **kwargs), self.timeout)
@@ -89,57 +72,61 @@ def direct(function: Callable[Concatenate[A, P], T]) -> Callable[Concatenate[Any
 
 
 class Stream(Twin[A], Generic[A, T]):
-    """An async stream, for a ``with`` block and a ``for`` loop, or a ``for`` loop alone.
+    """An async stream for a ``with`` block and a ``for`` loop, or for a ``for`` loop alone.
 
-    It is read up to 64 items ahead. The timeout is that of each wait for an item: it raises
-    ``TimeoutError``, after which one can go on.
+    It is read up to 64 items ahead. Its timeout is that of each wait, after which one can go on.
     """
 
-    _token: object = None
+    _home: object = None
+    _over = False
 
     def __init__(self, target: Any, timeout: float | None = None) -> None:
         super().__init__(target, timeout)
-        self._source: ReadAhead[T] = ReadAhead(target)
-        self._items: deque[T] = deque()
+        self._source: core.ReadAhead[T] = core.ReadAhead(target)
+        self._items: list[T] = []
 
     def __enter__(self) -> Self:
-        bridge.call(self._open, self.timeout, at_home=True)
+        bridge.call(self._enter, self.timeout, at_home=True)
         return self
 
-    async def _open(self) -> None:
+    async def _enter(self) -> None:
         await self._source.open(bridge.tasks)
-        self._token = bridge.token
+        self._home = bridge.token
 
     def __exit__(self, *exc: object) -> None:
         self._items.clear()
-        if self._token is not None:
-            self._token = None
+        if self._here():
+            self._home = None
             bridge.call(self._source.aclose, at_home=True, leaving=True)
 
+    def _here(self) -> bool:
+        return self._home is not None and self._home is bridge.token
+
     def __iter__(self) -> Self:
-        return self.__enter__() if self._token is None else self
+        return self if self._over or self._home else self.__enter__()
 
     def __next__(self) -> T:
-        if not self._items:
-            if self._token is None or self._token is not bridge.token:
-                raise NotOpenError("a stream is read inside its `with` block")
-            self._items.extend(bridge.call(self._source.take, self.timeout, at_home=True))
-            if not self._items:
-                self.__exit__()
-                raise StopIteration
-        return self._items.popleft()
+        if not self._items and not self._over:
+            if not self._here():
+                raise core.NotOpenError("a stream is read inside its `with` block")
+            self._items = bridge.call(self._source.take, self.timeout, at_home=True)
+            self._items.reverse()
+            self._over = not self._items
+        if self._over:
+            self.__exit__()
+            raise StopIteration
+        return self._items.pop()
 
     def __del__(self) -> None:
-        # Abandoned. A finalizer runs anywhere, also where a lock is held: it must not wait.
-        if self._token is not None and self._token is bridge.token:
+        if self._here():  # abandoned; a finalizer runs anywhere, and so must not wait
             with suppress(RuntimeError):
                 bridge.soon(self._source.drop)
 
 
-class Watch(Stream[asynchistory.Watch, StoredRecord]):
+class Watch(Stream[core.Watch, core.StoredRecord]):
     """A session's records as they are stored; made by :meth:`HistoryManager.watch`."""
 
-    _last: StoredRecord | None = None
+    _last: core.StoredRecord | None = None
 
     @property
     def epoch(self) -> int:
@@ -151,27 +138,18 @@ class Watch(Stream[asynchistory.Watch, StoredRecord]):
         """The record handed out last, or the one to begin after."""
         return self.target.after_seq if self._last is None else self._last.seq
 
-    def __next__(self) -> StoredRecord:
+    def __next__(self) -> core.StoredRecord:
         self._last = super().__next__()
         return self._last
 
 
-class SyncCacheAdapter(Twin[AsyncCache]):
-    """An async cache for synchronous callers: the same entries, from any thread.
+class SyncCacheAdapter(Twin[core.AsyncCache]):
+    """An async cache for synchronous code. Errors are raised; a call takes 5 seconds at most."""
 
-    Errors are raised, never swallowed.
-    """
-
-    def __init__(self, async_cache: AsyncCache, timeout: float | None = 5.0) -> None:
+    def __init__(self, async_cache: core.AsyncCache, timeout: float | None = 5.0) -> None:
         super().__init__(async_cache, timeout)
 
-    def get(self, key: Hashable, default: Any = None) -> Any:
-        """The value of a key, or ``default``."""
-        cache = self.target
-        if isinstance(cache, EnhancedCacheManager) and type(cache).get is EnhancedCacheManager.get:
-            return cache.peek(key, default)  # the same without an event loop
-        return bridge.call(partial(cache.get, key, default), self.timeout)
-
+    get: Final = mirror(EnhancedCacheManager.get)
     set: Final = mirror(EnhancedCacheManager.set)
     remove: Final = mirror(EnhancedCacheManager.remove)
     remove_by_pattern: Final = mirror(EnhancedCacheManager.remove_by_pattern)
@@ -186,10 +164,7 @@ class SyncCacheAdapter(Twin[AsyncCache]):
 class HistoryManager(Twin[AsyncHistoryManager]):
     """History for synchronous code: the same object that async code awaits, from any thread.
 
-    It opens at first use and closes with the process, or at the end of a ``with`` block::
-
-        with HistoryManager("history.db") as history:
-            history.record_message("chat-1", "user", "Hello!")
+    It opens at first use and closes with the process, or at the end of a ``with`` block.
 
     Args:
         storage: an :class:`asynchistory.AsyncHistoryManager` to share, a
@@ -201,21 +176,19 @@ class HistoryManager(Twin[AsyncHistoryManager]):
 
     def __init__(
         self,
-        storage: AsyncHistoryManager | Storage | str | os.PathLike[str] | None = None,
-        cache_manager: AsyncCache | None = None,
+        storage: AsyncHistoryManager | core.Storage | str | os.PathLike[str] | None = None,
+        cache_manager: core.AsyncCache | None = None,
         use_sync_cache: bool = True,
         *,
         timeout: float | None = None,
     ) -> None:
-        if isinstance(storage, Storage):
+        if isinstance(storage, core.Storage):
             storage = AsyncHistoryManager(storage)
         elif not isinstance(storage, AsyncHistoryManager):
-            storage = open_history(storage)
+            storage = core.open_history(storage)
         super().__init__(storage, timeout)
         cache = EnhancedCacheManager() if cache_manager is None else cache_manager
-        self.cache: SyncCacheAdapter | AsyncCache = (
-            SyncCacheAdapter(cache) if use_sync_cache else cache
-        )
+        self.cache: Any = SyncCacheAdapter(cache) if use_sync_cache else cache
         self._key = object()  # by which the bridge knows that this twin is open, or a copy of it
 
     append: Final = mirror(AsyncHistoryManager.append)
@@ -260,7 +233,7 @@ class HistoryManager(Twin[AsyncHistoryManager]):
 
     def export(
         self, session_id: str | None = None, *, user_id: str | None = None
-    ) -> Stream[asynchistory.Export, bytes]:
+    ) -> Stream[core.Export, bytes]:
         """One session, or all, as lines of JSON."""
         return Stream(self.opened().export(session_id, user_id=user_id), self.timeout)
 
@@ -285,9 +258,12 @@ class HistoryManager(Twin[AsyncHistoryManager]):
 
     def close(self) -> None:
         """Close what this twin opened; others who use the same store are not affected."""
-        if bridge.opened.pop(self._key, None):
-            leave = partial(self.target.__aexit__, None, None, None)
-            bridge.call(leave, at_home=True, leaving=True)
+        if self._key in bridge.opened:
+            bridge.call(self._close, at_home=True, leaving=True)
+
+    async def _close(self) -> None:
+        if bridge.opened.pop(self._key, None) is not None:
+            await self.target.__aexit__(None, None, None)
 
     def __enter__(self) -> Self:
         self.opened()
@@ -297,34 +273,20 @@ class HistoryManager(Twin[AsyncHistoryManager]):
         self.close()
 
 
-def _peek(
-    factory: asynchistory.LLMFactory,
-    /,
-    provider: str,
-    model: str,
-    *,
-    temperature: float | None = None,
-    **options: Any,
-) -> LLMClient | None:
-    found: LLMClient | None = None
-    if not options:
-        found = factory.peek(ClientKey(provider, model, temperature))
-    return found
-
-
-class LLMFactory(Twin[asynchistory.LLMFactory]):
+class LLMFactory(Twin[core.LLMFactory]):
     """One LLM instance a configuration, for synchronous code; in the process's factory if none."""
 
     def __init__(
-        self, factory: asynchistory.LLMFactory | None = None, *, timeout: float | None = None
+        self, factory: core.LLMFactory | None = None, *, timeout: float | None = None
     ) -> None:
-        super().__init__(asynchistory.default_factory() if factory is None else factory, timeout)
+        super().__init__(core.default_factory() if factory is None else factory, timeout)
 
-    get: Final = mirror(asynchistory.LLMFactory.get, _peek)
-    get_or_create: Final = mirror(asynchistory.LLMFactory.get_or_create)
-    peek: Final = direct(asynchistory.LLMFactory.peek)
-    get_cache_stats: Final = direct(asynchistory.LLMFactory.get_cache_stats)
-    clear_llm_cache: Final = direct(asynchistory.LLMFactory.clear_llm_cache)
+    get: Final = mirror(core.LLMFactory.get, core.LLMFactory.peek_client)
+    get_or_create: Final = mirror(core.LLMFactory.get_or_create)
+    peek: Final = direct(core.LLMFactory.peek)
+    peek_client: Final = direct(core.LLMFactory.peek_client)
+    get_cache_stats: Final = direct(core.LLMFactory.get_cache_stats)
+    clear_llm_cache: Final = direct(core.LLMFactory.clear_llm_cache)
 
 
 def _like(
@@ -334,7 +296,7 @@ def _like(
     return wraps(function)
 
 
-class Conversation(Twin[asynchistory.Conversation]):
+class Conversation(Twin[core.Conversation]):
     """One conversation with a model: the arguments of the async one, with a manager of any kind.
 
     ::
@@ -344,14 +306,14 @@ class Conversation(Twin[asynchistory.Conversation]):
                 ...
     """
 
-    @_like(asynchistory.Conversation.__init__)
+    @_like(core.Conversation.__init__)
     def __init__(self, history: Any, *, factory: Any = None, **options: Any) -> None:
         self._history = history if isinstance(history, HistoryManager) else HistoryManager(history)
         options["factory"] = factory.target if isinstance(factory, Twin) else factory
-        super().__init__(asynchistory.Conversation(self._history.target, **options))
+        super().__init__(core.Conversation(self._history.target, **options))
         self._owned = self._history is not history
 
-    ask: Final = mirror(asynchistory.Conversation.ask)
+    ask: Final = mirror(core.Conversation.ask)
 
     @property
     def session_id(self) -> str:
@@ -359,13 +321,13 @@ class Conversation(Twin[asynchistory.Conversation]):
         return self.target.session_id
 
     @property
-    def llm(self) -> LLMClient:
+    def llm(self) -> core.LLMClient:
         """The LLM instance, shared with all conversations of this configuration."""
         return self.target.llm
 
     def send(
-        self, content: str | Iterable[AnyPart]
-    ) -> Stream[AbstractAsyncContextManager[AsyncIterator[Event]], Event]:
+        self, content: str | Iterable[core.AnyPart]
+    ) -> Stream[AbstractAsyncContextManager[AsyncIterator[core.Event]], core.Event]:
         """Say something; the events of the turn as they come. Leaving early cancels the turn."""
         return Stream(self.target.send(content), self.timeout)
 

@@ -1,8 +1,4 @@
-"""The one event loop behind all synchronous calls, and the way to it.
-
-A daemon thread runs ``anyio.run`` with a blocking portal in it, from the first call to the end of
-the process. Nothing here makes a loop per call.
-"""
+"""The one event loop behind all synchronous calls, in a daemon thread, and the way to it."""
 
 from __future__ import annotations
 
@@ -19,7 +15,6 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from functools import partial
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
-import anyio
 import anyio.to_thread
 from anyio import from_thread
 from anyio.abc import TaskGroup
@@ -28,7 +23,7 @@ from anyio.lowlevel import EventLoopToken, current_token
 from asynchistory import BridgeClosedError, ConfigurationError, LoopThreadError
 
 T = TypeVar("T")
-#: What the bridge's loop runs on; ``uvloop`` where it is installed.
+#: What the bridge's loop runs on.
 Backend: TypeAlias = Literal["asyncio", "trio", "uvloop"]
 #: What a synchronous call does in a thread whose own event loop is running.
 LoopPolicy: TypeAlias = Literal["allow", "warn", "error"]
@@ -81,17 +76,14 @@ class _Call:
         limiter.total_tokens += 1
         try:
             with anyio.CancelScope(shield=leaving):
-                if at_home and not bridge.is_here():
-                    await bridge.portal.call_async(self.run)
-                else:
-                    await self.run()
+                away = at_home and threading.current_thread() is not bridge.thread
+                await (bridge.portal.call_async(self.run) if away else self.run())
         finally:
             limiter.total_tokens -= 1
 
     def cancel(self) -> None:
-        if self.scope is None:
-            self.over = True  # it has not begun, and now never will
-        else:
+        self.over = self.scope is None  # it has not begun, and now never will
+        if self.scope is not None:
             self.scope.cancel()
 
     def result(self) -> Any:
@@ -112,14 +104,12 @@ class Bridge:
     backend: Backend = "asyncio"
     loop_policy: LoopPolicy = "warn"
     loop_timeout: float = 30.0
+    exiting: bool = False
     portal: from_thread.BlockingPortal
-    #: Where streams are read.
-    tasks: TaskGroup
-    #: Has a function called on the loop, and does not wait; good for finalizers too.
-    soon: Callable[[Callable[[], object]], object]
+    tasks: TaskGroup  #: for tasks that outlive a call
+    soon: Callable[[Callable[[], object]], object]  #: runs a function on the loop, without waiting
 
     def __init__(self) -> None:
-        self.exiting: bool = False
         self.forget()
 
     def forget(self) -> None:
@@ -131,24 +121,19 @@ class Bridge:
         #: What is closed at exit, the last one first.
         self.opened: dict[object, AbstractAsyncContextManager[Any]] = {}
 
-    def is_here(self) -> bool:
-        """Whether this is the loop's own thread."""
-        return threading.current_thread() is self.thread
-
     def start(self) -> EventLoopToken:
         """Start the loop unless it is running."""
         with self.lock:
             if self.token is None:
                 if self.exiting:
                     raise BridgeClosedError("the interpreter is exiting; no event loop can start")
-                if self.backend == "uvloop":
-                    import uvloop  # noqa: F401 - that it is missing is said here
-                ready = threading.Event()
                 atexit.register(self.shut)  # once more, now ahead of what was registered meanwhile
+                ready = threading.Event()
                 self.thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
                 self.thread.start()
                 ready.wait()
-            assert self.token is not None
+            if self.token is None:
+                raise ConfigurationError(f"{self.backend} does not start; is it installed?")
             return self.token
 
     def _run(self, ready: threading.Event) -> None:
@@ -158,14 +143,15 @@ class Bridge:
             anyio.run(self._main, library, ready, backend=library, backend_options=options)
         finally:
             self.token = None
+            ready.set()
 
     async def _main(self, library: str, ready: threading.Event) -> None:
         self.new_scope: Callable[[], Any] = _TaskScope
         if library == "trio":
             import trio
 
-            self.new_scope = trio.CancelScope
-            self.soon = trio.lowlevel.current_trio_token().run_sync_soon
+            self.new_scope, token = trio.CancelScope, trio.lowlevel.current_trio_token()
+            self.soon = token.run_sync_soon
         else:
             self.soon = asyncio.get_running_loop().call_soon_threadsafe
         self.stopping = anyio.Event()
@@ -193,31 +179,29 @@ class Bridge:
         at_home: bool = False,
         leaving: bool = False,
     ) -> T:
-        """The result of ``await work()``, run on the bridge's loop.
+        """The result of ``await work()``, on the bridge's loop.
 
-        In a worker thread of AnyIO (a FastAPI ``def`` endpoint) it runs on that worker's host
-        loop unless it has to be ``at_home``. The host's cancellation arrives either way, but not
-        where something is left.
+        For a worker thread of AnyIO (a FastAPI ``def`` endpoint) it runs on the host's loop unless
+        it has to be ``at_home``. The host's cancellation arrives, except where something is left.
         """
-        loop = _running_loop()
         call = _Call(work, timeout)
+        loop = _running_loop()
         try:
             if loop is not None:
                 self._block(loop, call)
             # The main thread is no worker; in a forked child not even if it was one in the parent.
             elif threading.get_ident() != self.main and _in_worker_thread(leaving):
-                if at_home and self.token is None:
+                if at_home:
                     self.start()
                 from_thread.run(call.run_for_worker, at_home, leaving)
             else:
                 token = self.token or self.start()
                 from_thread.run(call.run, self.new_scope, token=token)
         except KeyboardInterrupt:
-            if self.token is None:
-                raise
-            self.soon(call.cancel)
-            while not call.over:
-                time.sleep(0.001)
+            if self.token is not None:
+                self.soon(call.cancel)
+                while not call.over:
+                    time.sleep(0.001)
             if not call.completed:
                 raise
         result: T = call.result()
@@ -225,45 +209,41 @@ class Bridge:
 
     def _block(self, loop: object, call: _Call) -> None:
         """Make a call in the thread of a running loop."""
-        name = f"{loop!r} of {threading.current_thread().name}"
-        if self.is_here():
-            raise LoopThreadError(
-                "a synchronous call in the bridge's own event loop would wait for itself; "
-                "await the async object there"
-            )
+        thread = threading.current_thread()
+        if thread is self.thread:
+            raise LoopThreadError("a call in the bridge's own loop would wait for itself; await it")
         if self.loop_policy == "error":
-            raise LoopThreadError(f"a synchronous call would block {name}; await it there")
+            raise LoopThreadError(f"a call would block {loop!r} of {thread.name}; await it there")
         if self.loop_policy == "warn":
-            _warn()
-        limit = min(self.loop_timeout, self.loop_timeout if call.timeout is None else call.timeout)
-        late, call.timeout = limit != call.timeout, limit
+            _warn("a synchronous call blocks this thread's event loop; await the async object")
+        wanted, limit = call.timeout, self.loop_timeout
+        call.timeout = limit = limit if wanted is None else min(limit, wanted)
         # From a thread of its own: trio refuses to be called from a thread where it runs.
         run = partial(from_thread.run, call.run, token=self.token or self.start())
-        thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True)
-        thread.start()
-        thread.join(limit + PATIENCE)
-        if late and not call.completed and call.error is None:
+        context = contextvars.copy_context()
+        beside = threading.Thread(target=context.run, args=(run,), daemon=True)
+        beside.start()
+        beside.join(limit + PATIENCE)
+        if limit != wanted and not call.completed and call.error is None:
             raise LoopThreadError(
-                f"the call blocked {name} for {limit:g} s without an outcome, perhaps because it "
+                f"the call blocked {loop!r} of {thread.name} for {limit:g} s, perhaps because it "
                 "waits for that very loop; await it there"
             )
 
 
-def _warn() -> None:
+def _warn(text: str) -> None:
     level, frame = 1, sys._getframe()
     while frame.f_back and frame.f_globals.get("__package__") == __package__:
         level, frame = level + 1, frame.f_back
-    text = "a synchronous call blocks the event loop of its thread; await the async object there"
     warnings.warn(text, BlockingInLoopWarning, stacklevel=level)
 
 
-def _running_loop() -> object | None:
-    """The event loop that runs in this thread and that a wait here would block."""
-    # None while another thread is importing trio.
+def _running_loop() -> object:
+    """The event loop that runs in this thread, and that a wait would block; None if none does."""
+    # It may be half imported, by another thread.
     lowlevel = getattr(sys.modules.get("trio"), "lowlevel", None)
     if lowlevel is not None and lowlevel.in_trio_run():
-        root: object = lowlevel.current_root_task()
-        return root
+        return lowlevel.current_root_task()
     return asyncio._get_running_loop()
 
 
@@ -290,9 +270,9 @@ def configure(
     loop_policy: LoopPolicy | None = None,
     loop_timeout: float | None = None,
 ) -> None:
-    """Set up synchronous calls: the backend before the first of them.
+    """Choose the bridge's backend, before its first use, and what calls in a loop's thread do.
 
-    ``loop_timeout`` is for how many seconds one may block a loop that runs in its own thread.
+    ``loop_timeout`` is for how many seconds one may block that loop.
     """
     if backend not in (None, bridge.backend) and bridge.token is not None:
         raise ConfigurationError("the bridge runs already; configure it before its first use")

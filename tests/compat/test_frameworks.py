@@ -202,7 +202,8 @@ def test_a_notebook(tmp_path: Path) -> None:
         from nbclient import NotebookClient
 
         cells = json.loads(pathlib.Path("cells.json").read_text())
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        notebook = nbformat.v4.new_notebook()
+        notebook.cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
         NotebookClient(notebook, timeout=40, kernel_name="python3").execute()
         for cell in notebook.cells:
             print(*[output.get("text", "").strip() for output in cell.outputs if "text" in output])
