@@ -6,6 +6,7 @@
 What there is, and what --times counts:
 
     bitflip      bits of stored records that are flipped
+    bridge       rounds of 10,000 synchronous calls and 1,000 failing ones, on each loop
     cancel       cancellations of appends and reads, on each loop
     crowd        crowds of 10,000 tasks at once, on each loop
     ioerror      calls to the file system that fail, of each kind in each scene, on each loop
@@ -23,11 +24,12 @@ import json
 import sys
 from collections.abc import Callable
 
-from tests.faults import bitflip, cancel, crowd, ioerror, powercut, processes, sigkill
+from tests.faults import bitflip, bridge, cancel, crowd, ioerror, powercut, processes, sigkill
 from tests.faults.report import FINDINGS, Report
 
 CAMPAIGNS: dict[str, Callable[[int], Report]] = {
     "bitflip": bitflip.campaign,
+    "bridge": bridge.campaign,
     "cancel": cancel.campaign,
     "crowd": crowd.campaign,
     "ioerror": ioerror.campaign,
