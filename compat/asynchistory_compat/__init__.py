@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from functools import partial, wraps
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
 
@@ -86,31 +86,24 @@ class Stream(Twin[A], Generic[A, T]):
         self._items: list[T] = []
 
     def __enter__(self) -> Self:
-        bridge.call(self._enter, self.timeout, at_home=True)
-        return self
-
-    async def _enter(self) -> None:
-        await self._source.open(bridge.tasks)
+        bridge.call(lambda: self._source.open(bridge.tasks), self.timeout, where="home")
         self._home = bridge.token
+        return self
 
     def __exit__(self, *exc: object) -> None:
         self._items.clear()
-        if self._here():
+        if self._home is not None and self._home is bridge.token:
             self._home = None
-            bridge.call(self._source.aclose, at_home=True, leaving=True)
-
-    def _here(self) -> bool:
-        return self._home is not None and self._home is bridge.token
+            bridge.call(self._source.aclose, where="leaving")
 
     def __iter__(self) -> Self:
         return self if self._over or self._home else self.__enter__()
 
     def __next__(self) -> T:
         if not self._items and not self._over:
-            if not self._here():
+            if self._home is None or self._home is not bridge.token:
                 raise core.NotOpenError("a stream is read inside its `with` block")
-            self._items = bridge.call(self._source.take, self.timeout, at_home=True)
-            self._items.reverse()
+            self._items = bridge.call(self._source.take, self.timeout, where="home")[::-1]
             self._over = not self._items
         if self._over:
             self.__exit__()
@@ -118,8 +111,8 @@ class Stream(Twin[A], Generic[A, T]):
         return self._items.pop()
 
     def __del__(self) -> None:
-        if self._here():  # abandoned; a finalizer runs anywhere, and so must not wait
-            with suppress(RuntimeError):
+        if self._home is not None and self._home is bridge.token:
+            with suppress(RuntimeError):  # a finalizer runs anywhere, and so must not wait
                 bridge.soon(self._source.drop)
 
 
@@ -247,19 +240,18 @@ class HistoryManager(Twin[AsyncHistoryManager]):
     def opened(self) -> AsyncHistoryManager:
         """The manager, opened for this twin until :meth:`close`."""
         if self._key not in bridge.opened:
-            bridge.call(self._open, self.timeout, at_home=True)
+            bridge.call(self._open, self.timeout, where="home")
         return self.target
-
-    async def _open(self) -> None:
-        await self.target.__aenter__()
-        if self._key in bridge.opened:  # another thread was first
-            await self.target.__aexit__(None, None, None)
-        bridge.opened[self._key] = self.target
 
     def close(self) -> None:
         """Close what this twin opened; others who use the same store are not affected."""
         if self._key in bridge.opened:
-            bridge.call(self._close, at_home=True, leaving=True)
+            bridge.call(self._close, where="leaving")
+
+    async def _open(self) -> None:
+        await self.target.__aenter__()
+        await self._close()  # if another thread was first
+        bridge.opened[self._key] = self.target
 
     async def _close(self) -> None:
         if bridge.opened.pop(self._key, None) is not None:
@@ -311,23 +303,17 @@ class Conversation(Twin[core.Conversation]):
         self._history = history if isinstance(history, HistoryManager) else HistoryManager(history)
         options["factory"] = factory.target if isinstance(factory, Twin) else factory
         super().__init__(core.Conversation(self._history.target, **options))
+        self.session_id: str = self.target.session_id
         self._owned = self._history is not history
 
     ask: Final = mirror(core.Conversation.ask)
-
-    @property
-    def session_id(self) -> str:
-        """The session that is recorded to."""
-        return self.target.session_id
 
     @property
     def llm(self) -> core.LLMClient:
         """The LLM instance, shared with all conversations of this configuration."""
         return self.target.llm
 
-    def send(
-        self, content: str | Iterable[core.AnyPart]
-    ) -> Stream[AbstractAsyncContextManager[AsyncIterator[core.Event]], core.Event]:
+    def send(self, content: str | Iterable[core.AnyPart]) -> Stream[Any, core.Event]:
         """Say something; the events of the turn as they come. Leaving early cancels the turn."""
         return Stream(self.target.send(content), self.timeout)
 
@@ -337,7 +323,7 @@ class Conversation(Twin[core.Conversation]):
         return self
 
     def __exit__(self, *exc: object) -> None:
-        bridge.call(partial(self.target.__aexit__, None, None, None), leaving=True)
+        bridge.call(partial(self.target.__aexit__, None, None, None), where="leaving")
         if self._owned:
             self._history.close()
 

@@ -27,6 +27,9 @@ T = TypeVar("T")
 Backend: TypeAlias = Literal["asyncio", "trio", "uvloop"]
 #: What a synchronous call does in a thread whose own event loop is running.
 LoopPolicy: TypeAlias = Literal["allow", "warn", "error"]
+#: Where a worker thread of AnyIO has its call run: on its host's loop or the bridge's, "home". What
+#: is "leaving" runs at home too, and a host's cancellation waits for it.
+Where: TypeAlias = Literal["host", "home", "leaving"]
 #: Seconds that the exit waits for what is being closed, and a blocked loop for a clean-up.
 PATIENCE: Final = 5.0
 
@@ -68,22 +71,22 @@ class _Call:
         finally:
             self.over = True
 
-    async def run_for_worker(self, at_home: bool, leaving: bool) -> None:
-        """Run for a worker thread of this loop: here, or on the bridge's loop."""
+    async def run_for_worker(self, where: Where) -> None:
         # A worker that waits lends its place, or forty of them would wait for ever for calls that
         # need a worker themselves.
         limiter = anyio.to_thread.current_default_thread_limiter()
         limiter.total_tokens += 1
+        here = where == "host" or threading.current_thread() is bridge.thread
         try:
-            with anyio.CancelScope(shield=leaving):
-                away = at_home and threading.current_thread() is not bridge.thread
-                await (bridge.portal.call_async(self.run) if away else self.run())
+            with anyio.CancelScope(shield=where == "leaving"):
+                await (self.run() if here else bridge.portal.call_async(self.run))
         finally:
             limiter.total_tokens -= 1
 
     def cancel(self) -> None:
-        self.over = self.scope is None  # it has not begun, and now never will
-        if self.scope is not None:
+        if self.scope is None:
+            self.over = True  # it has not begun, and now never will
+        else:
             self.scope.cancel()
 
     def result(self) -> Any:
@@ -107,6 +110,7 @@ class Bridge:
     exiting: bool = False
     portal: from_thread.BlockingPortal
     tasks: TaskGroup  #: for tasks that outlive a call
+    new_scope: Callable[[], Any]
     soon: Callable[[Callable[[], object]], object]  #: runs a function on the loop, without waiting
 
     def __init__(self) -> None:
@@ -130,7 +134,10 @@ class Bridge:
                 atexit.register(self.shut)  # once more, now ahead of what was registered meanwhile
                 ready = threading.Event()
                 self.thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
-                self.thread.start()
+                try:
+                    self.thread.start()
+                except RuntimeError as error:  # Python 3.12 and newer start no threads at exit
+                    raise BridgeClosedError("the interpreter is exiting") from error
                 ready.wait()
             if self.token is None:
                 raise ConfigurationError(f"{self.backend} does not start; is it installed?")
@@ -146,13 +153,13 @@ class Bridge:
             ready.set()
 
     async def _main(self, library: str, ready: threading.Event) -> None:
-        self.new_scope: Callable[[], Any] = _TaskScope
         if library == "trio":
             import trio
 
-            self.new_scope, token = trio.CancelScope, trio.lowlevel.current_trio_token()
-            self.soon = token.run_sync_soon
+            self.new_scope = trio.CancelScope
+            self.soon = trio.lowlevel.current_trio_token().run_sync_soon
         else:
+            self.new_scope = _TaskScope
             self.soon = asyncio.get_running_loop().call_soon_threadsafe
         self.stopping = anyio.Event()
         async with from_thread.BlockingPortal() as self.portal, AsyncExitStack() as stack:
@@ -173,27 +180,18 @@ class Bridge:
             self.thread.join(PATIENCE)
 
     def call(
-        self,
-        work: Callable[[], Awaitable[T]],
-        timeout: float | None = None,
-        at_home: bool = False,
-        leaving: bool = False,
+        self, work: Callable[[], Awaitable[T]], timeout: float | None = None, where: Where = "host"
     ) -> T:
-        """The result of ``await work()``, on the bridge's loop.
-
-        For a worker thread of AnyIO (a FastAPI ``def`` endpoint) it runs on the host's loop unless
-        it has to be ``at_home``. The host's cancellation arrives, except where something is left.
-        """
+        """The result of ``await work()``, on the bridge's loop unless a host's is the right one."""
         call = _Call(work, timeout)
-        loop = _running_loop()
         try:
-            if loop is not None:
+            if (loop := _running_loop()) is not None:
                 self._block(loop, call)
             # The main thread is no worker; in a forked child not even if it was one in the parent.
-            elif threading.get_ident() != self.main and _in_worker_thread(leaving):
-                if at_home:
+            elif threading.get_ident() != self.main and _in_worker_thread(where):
+                if where != "host":
                     self.start()
-                from_thread.run(call.run_for_worker, at_home, leaving)
+                from_thread.run(call.run_for_worker, where)
             else:
                 token = self.token or self.start()
                 from_thread.run(call.run, self.new_scope, token=token)
@@ -215,7 +213,8 @@ class Bridge:
         if self.loop_policy == "error":
             raise LoopThreadError(f"a call would block {loop!r} of {thread.name}; await it there")
         if self.loop_policy == "warn":
-            _warn("a synchronous call blocks this thread's event loop; await the async object")
+            text = "a synchronous call blocks this thread's event loop; await the async object"
+            warnings.warn(text, BlockingInLoopWarning, stacklevel=4)
         wanted, limit = call.timeout, self.loop_timeout
         call.timeout = limit = limit if wanted is None else min(limit, wanted)
         # From a thread of its own: trio refuses to be called from a thread where it runs.
@@ -231,13 +230,6 @@ class Bridge:
             )
 
 
-def _warn(text: str) -> None:
-    level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_globals.get("__package__") == __package__:
-        level, frame = level + 1, frame.f_back
-    warnings.warn(text, BlockingInLoopWarning, stacklevel=level)
-
-
 def _running_loop() -> object:
     """The event loop that runs in this thread, and that a wait would block; None if none does."""
     # It may be half imported, by another thread.
@@ -247,13 +239,13 @@ def _running_loop() -> object:
     return asyncio._get_running_loop()
 
 
-def _in_worker_thread(leaving: bool) -> bool:
+def _in_worker_thread(where: Where) -> bool:
     try:
         from_thread.check_cancelled()
     except RuntimeError:
         return False
-    except BaseException:
-        if not leaving:
+    except BaseException:  # the host is cancelled
+        if where != "leaving":
             raise
     return True
 
