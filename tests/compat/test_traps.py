@@ -65,7 +65,7 @@ def test_forty_workers_at_once(backend: str, tmp_path: Path) -> None:
 
 @PAIR
 def test_a_host_that_is_cancelled(backend: str, tmp_path: Path) -> None:
-    once = ["cleaned up", "cancelled", "left", "cancelled"]
+    once = ["cleaned up", "cancelled", "left", "cancelled", "cleaned up", "closed", "cancelled"]
     assert said("cancelled_host", backend, tmp_path) == once * 2
 
 

@@ -194,7 +194,19 @@ def cancelled_host() -> None:
                 anyio.from_thread.run_sync(begun.set)
                 next(items)
 
-        for work in (call, iterate):
+        class Slow(asynchistory.AsyncHistoryManager):
+            async def __aexit__(self, *exc: Any) -> None:
+                for _ in range(1000):
+                    await anyio.lowlevel.checkpoint()
+                await super().__aexit__(*exc)
+                say("closed")
+
+        def close() -> None:
+            with HistoryManager(Slow(asynchistory.MemoryStorage())) as history:
+                history.create_session("chat")
+                safe_async_call(forever())
+
+        for work in (call, iterate, close):
             begun = anyio.Event()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(anyio.to_thread.run_sync, work)
