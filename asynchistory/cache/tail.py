@@ -186,10 +186,9 @@ class TailCache:
         """
         with self._lock:
             entry = self._entries.get(session_id)
-            if entry is None or self._clock() >= entry.expires:
+            if entry is None or not self._live(entry):
                 return None
-            held = len(entry)
-            if held < count and held < entry.version.seq:
+            if len(entry) < min(count, entry.version.seq):
                 return None
             self._hits += 1
             return tuple(entry.records(session_id)[-count:]) if count else ()
