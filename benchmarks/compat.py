@@ -14,8 +14,8 @@ the ratios within one round, so that what else the machine does falls on both si
 ``item_over_portal`` is an item of a stream that has its items at hand, read by ``for``,
 over one portal call; ``peek_over_portal`` what needs no event loop: the newest 20
 records at level ``cached``, and an LLM instance that is there already (the worse of the
-two). Without a loop's name they are the worse of asyncio and trio. ``append_adds_us`` is what the bridge adds to one awaited append to a SQLite file,
-in microseconds.
+two). Without a loop's name they are the worse of asyncio and trio. ``append_adds_us`` is
+what the bridge adds to one awaited append to a SQLite file, in microseconds.
 """
 
 from __future__ import annotations

@@ -111,6 +111,7 @@ class Bridge:
     portal: from_thread.BlockingPortal
     tasks: TaskGroup  #: for tasks that outlive a call
     new_scope: Callable[[], Any]
+    stopping: anyio.Event
     soon: Callable[[Callable[[], object]], object]  #: runs a function on the loop, without waiting
 
     def __init__(self) -> None:
