@@ -22,7 +22,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="there are no such si
 def spring(trap: str, backend: str, folder: Path) -> tuple[list[str], str]:
     """What a trap says, and what it complains of; its exit code is 0."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "tests.compat.traps", trap, backend, str(folder)],
+        [sys.executable, "-W", "error", "-m", "tests.compat.trapping", trap, backend, str(folder)],
         cwd=ROOT,
         capture_output=True,
         text=True,
