@@ -269,7 +269,7 @@ def test(options: argparse.Namespace, rest: list[str]) -> NoReturn:
         environment = Environment(f".venv-{options.python}", find_python(options.python))
     else:
         environment = Environment(".venv", this_python())
-    environment.require("test")
+    environment.require("test", "frameworks")
     environment.run(str(environment.python), "-m", "pytest", *rest)
 
 

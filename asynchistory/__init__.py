@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Any
 from asynchistory._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from asynchistory.ahead import (
+        ReadAhead as ReadAhead,
+    )
     from asynchistory.cache.enhanced import (
+        AsyncCache as AsyncCache,
         EnhancedCacheManager as EnhancedCacheManager,
     )
     from asynchistory.cache.tail import (
@@ -229,7 +233,11 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "ToolResultEvent",
         "UsageEvent",
     ),
-    "cache.enhanced": ("EnhancedCacheManager",),
+    "ahead": ("ReadAhead",),
+    "cache.enhanced": (
+        "AsyncCache",
+        "EnhancedCacheManager",
+    ),
     "cache.tail": (
         "CacheStatistics",
         "Level",

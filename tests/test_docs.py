@@ -15,7 +15,7 @@ from sybil.parsers.markdown import CodeBlockParser
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: Commands that are about a clone or an installation, and are tested elsewhere.
-ELSEWHERE = ("python3 dev.py", "pip install", "git clone")
+ELSEWHERE = ("python3 dev.py", "pip install", "git clone", "gunicorn", "celery")
 
 
 def blocks(language: str) -> list[pytest.param]:

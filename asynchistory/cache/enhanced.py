@@ -13,12 +13,22 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from cachetools import Cache, LRUCache
 
 from asynchistory.errors import ConfigurationError, InvalidInputError
 from asynchistory.flights import Flight, SingleFlight
+
+
+class AsyncCache(Protocol):
+    """An application's own cache; :class:`EnhancedCacheManager` is one."""
+
+    async def get(self, key: Any, default: Any = None) -> Any:
+        """The value of a key, or ``default``."""
+
+    async def set(self, key: Any, value: Any, ttl: float | None = None) -> None:
+        """Store a value, for ``ttl`` seconds."""
 
 
 class EnhancedCacheStats(NamedTuple):

@@ -44,6 +44,18 @@ class Reading(Base):
         tail = await self.cache.tail(self.storage, session_id, count, level)
         return tail.records
 
+    def peek(
+        self, session_id: str, count: int = 20, *, level: Level | None = None
+    ) -> tuple[StoredRecord, ...] | None:
+        """What :meth:`last` gives where it need not wait: at level ``cached``, from the cache.
+
+        None where the store has to be asked. Needs no event loop, and can be called in any thread.
+        """
+        if (self.level if level is None else level) != "cached" or type(session_id) is not str:
+            return None
+        check_limit(count, "count")
+        return self.cache.peek(session_id, count)
+
     async def query_history(
         self, query: HistoryQuery, *, level: Level | None = None
     ) -> HistoryPage:

@@ -36,6 +36,7 @@ class Watch:
         session_id: the session.
         epoch: the session's epoch, from when the watch was entered.
         seq: the record handed out last, or the one to begin after.
+        after_seq: the one to begin after, from when the watch was entered.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Watch:
         self.session_id: str = session_id
         self.epoch: int = epoch or 0
         self.seq: int = after_seq or 0
+        self.after_seq: int = self.seq
         self._history = history
         self._wanted = (after_seq, epoch)
         self._ahead: deque[StoredRecord] = deque()
@@ -62,7 +64,7 @@ class Watch:
                 "watch it after that one or one before"
             )
         self.epoch = version.epoch
-        self.seq = version.seq if after_seq is None else after_seq
+        self.after_seq = self.seq = version.seq if after_seq is None else after_seq
         self._open = True
         return self
 

@@ -17,7 +17,7 @@ def test_a_store_goes_out_and_in_again(tmp_path: Path) -> None:
         with history.export() as lines, (tmp_path / "x.jsonl").open("wb") as file:
             for line in lines:
                 file.write(line)
-            assert (lines.export.sessions, lines.export.damaged) == (120, 0)
+            assert (lines.target.sessions, lines.target.damaged) == (120, 0)
             assert list(lines) == []
 
         with (tmp_path / "x.jsonl").open("rb") as file:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
-import textwrap
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +16,6 @@ import pytest
 import trio
 
 from asynchistory import (
-    AsyncHistoryManager,
     HistoryQuery,
     LoopThreadError,
     SessionNotFoundError,
@@ -40,7 +36,7 @@ LOOPS = pytest.mark.parametrize(
 
 @pytest.fixture
 def allow() -> Iterator[None]:
-    before = bridge().loop_policy
+    before = bridge.loop_policy
     configure(loop_policy="allow")
     yield
     configure(loop_policy=before)
@@ -86,20 +82,21 @@ async def test_query_history_from_an_async_test(tmp_path: Path) -> None:
 
 @LOOPS
 def test_a_call_in_a_running_loop_warns_once_per_call_site(
-    run: Callable[..., Any], history: HistoryManager, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Any], history: HistoryManager
 ) -> None:
-    monkeypatch.setattr(bridge(), "_warned", set())
     history.record_message("chat", "user", "hello")
 
     async def main() -> None:
         for _ in range(3):
             history.last("chat")
-        history.last("chat")
+        history.watch("chat").__enter__().__exit__()
 
-    with pytest.warns(BlockingInLoopWarning) as caught:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")  # Python's own: once for each place
         run(main())
     assert len({warning.lineno for warning in caught}) == len(caught) == 2
     assert {warning.filename for warning in caught} == {__file__}
+    assert {warning.category for warning in caught} == {BlockingInLoopWarning}
 
 
 @LOOPS
@@ -110,7 +107,7 @@ def test_a_call_in_a_running_loop_can_be_refused(
         with pytest.raises(LoopThreadError, match="await"):
             history.last("chat")
 
-    before = bridge().loop_policy
+    before = bridge.loop_policy
     configure(loop_policy="error")
     try:
         run(main())
@@ -138,7 +135,7 @@ async def test_a_worker_thread_calls_its_host_loop(history: HistoryManager) -> N
     async def where() -> threading.Thread:
         return threading.current_thread()
 
-    assert await anyio.to_thread.run_sync(lambda: bridge().call(where)) is host
+    assert await anyio.to_thread.run_sync(lambda: bridge.call(where)) is host
     await anyio.to_thread.run_sync(lambda: history.record_message("chat", "user", "hello"))
     assert len(await anyio.to_thread.run_sync(lambda: history.last("chat"))) == 1
 
@@ -190,82 +187,6 @@ def test_exits_reach_their_caller_alone(error: type[BaseException]) -> None:
         return "fine"
 
     assert call(fine()) == "fine"
-
-
-def test_the_same_surface_as_the_async_manager() -> None:
-    public = {name for name in dir(AsyncHistoryManager) if not name.startswith("_")}
-    assert public <= set(dir(HistoryManager))
-    # No coroutines: two need no loop, and the others make twins of their own.
-    for name in public - {"get_cache_stats", "get_store_stats", "watch", "export"}:
-        assert getattr(HistoryManager, name).__wrapped__ is getattr(AsyncHistoryManager, name)
-
-
-# -- processes
-
-
-def python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "ASYNCHISTORY_URL": str(folder / "env.db")}
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_exit_without_close(backend: str, tmp_path: Path) -> None:
-    code = f"""
-        from asynchistory_compat import configure, get_history
-        configure(backend={backend!r})
-        history = get_history()
-        print(history.record_message("chat", "user", "hello").seq)
-        assert get_history() is history
-    """
-    for seq in ("1", "2"):
-        done = python(code, tmp_path)
-        assert (done.returncode, done.stdout.strip(), done.stderr) == (0, seq, "")
-
-
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_both_bridges_inside_both_loops(backend: str, tmp_path: Path) -> None:
-    code = f"""
-        import asyncio, trio
-        from asynchistory import open_history
-        from asynchistory_compat import HistoryManager, configure
-        configure(backend={backend!r}, loop_policy="allow")
-
-        async def main():
-            async with open_history() as manager:
-                await manager.record_message("chat", "user", "hello")
-                print(len(HistoryManager(manager).last("chat")))
-
-        asyncio.run(main())
-        trio.run(main)
-    """
-    done = python(code, tmp_path)
-    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["1", "2"], "")
-
-
-def test_a_first_call_during_exit_says_so(tmp_path: Path) -> None:
-    code = """
-        import atexit
-        from asynchistory import BridgeClosedError
-
-        @atexit.register
-        def late():
-            try:
-                history.last("chat")
-            except BridgeClosedError as error:
-                print(error)
-
-        from asynchistory_compat import HistoryManager
-        history = HistoryManager()
-    """
-    done = python(code, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "exiting" in done.stdout
 
 
 def test_no_new_loop_is_made_per_call() -> None:

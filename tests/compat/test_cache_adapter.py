@@ -66,6 +66,6 @@ def test_the_manager_s_cache_is_the_adapter_or_the_cache_itself(
         assert history.record_message("chat", "user", "hello").seq == 1
         if use_sync_cache:
             assert isinstance(history.cache, SyncCacheAdapter)
-            assert history.cache.async_cache is cache
+            assert history.cache.target is cache
         else:
             assert history.cache is cache

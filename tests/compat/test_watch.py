@@ -57,8 +57,7 @@ def test_going_on_from_an_earlier_watch(history: HistoryManager) -> None:
 
 
 def test_a_wait_ends_with_the_timeout_and_can_be_begun_again(tmp_path: Path) -> None:
-    with HistoryManager(tmp_path / "history.db", timeout=0.05) as history:
-        history.timeout = None
+    with HistoryManager(tmp_path / "history.db") as history:
         history.create_session("chat")
         history.timeout = 0.05
         with history.watch("chat") as records:

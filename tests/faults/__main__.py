@@ -6,6 +6,7 @@
 What there is, and what --times counts:
 
     bitflip      bits of stored records that are flipped
+    bridge       rounds of 10,000 synchronous calls and 1,000 failing ones, on each loop
     cancel       cancellations of appends and reads, on each loop
     conversations  conversations at once with a model, on each loop
     crowd        crowds of 10,000 tasks at once, on each loop
@@ -32,6 +33,7 @@ from collections.abc import Callable
 
 from tests.faults import (
     bitflip,
+    bridge,
     cancel,
     conversations,
     crowd,
@@ -49,6 +51,7 @@ from tests.faults.report import FINDINGS, Report
 
 CAMPAIGNS: dict[str, Callable[[int], Report]] = {
     "bitflip": bitflip.campaign,
+    "bridge": bridge.campaign,
     "cancel": cancel.campaign,
     "conversations": conversations.campaign,
     "crowd": crowd.campaign,
