@@ -32,6 +32,7 @@ from asynchistory.storage.postgres.sql import Statements
 from asynchistory.storage.postgres.waiting import Connection
 
 if TYPE_CHECKING:
+    from asynchistory.storage.postgres.listening import Listener
     from asynchistory.storage.postgres.server import Server
 
 #: Writers of one run: while the server has the group of one, the other makes the next.
@@ -45,6 +46,28 @@ _GRACE = 5.0
 _SLOW_CHECK = "SET client_connection_check_interval = 1000"
 
 
+class _Opening:
+    """A connection that is being opened, in a task of the run."""
+
+    def __init__(self, lane: Lane, patience: float) -> None:
+        self.done: anyio.Event = anyio.Event()
+        self.error: AsyncHistoryError | None = None
+        self._lane = lane
+        self._patience = patience
+        start_task(self._open)
+
+    async def _open(self) -> None:
+        try:
+            self._lane.give(await self._lane.connect(self._patience))
+        except AsyncHistoryError as error:
+            self.error = error
+        except BaseException:
+            self.error = StorageUnavailableError("the event loop ended while this was opened")
+            raise
+        finally:
+            self.done.set()
+
+
 class Lane:
     """The connections of one run. Used in its thread alone."""
 
@@ -53,9 +76,11 @@ class Lane:
         self.queue: deque[Job] = deque()
         self._room = anyio.Semaphore(server.address.pool)
         self._idle: list[Connection] = []
+        self._openings: list[_Opening] = []  # those that nobody waits for
         self._writers = 0
         self._alone = False
         self._closed = False
+        self.listener: Listener | None = None
 
     # -- connections
 
@@ -101,6 +126,20 @@ class Lane:
     def _unavailable(self, error: BaseException) -> AsyncHistoryError:
         return translate(error, self.server.address.url)
 
+    async def _obtain(self, patience: float) -> Connection:
+        """An idle connection, or a new one. Who gives up this wait does not stop its opening."""
+        while (connection := self.take()) is None:
+            opening = self._openings.pop() if self._openings else _Opening(self, patience)
+            try:
+                await opening.done.wait()
+            except BaseException:
+                if not opening.done.is_set():
+                    self._openings.append(opening)
+                raise
+            if opening.error is not None:
+                raise opening.error
+        return connection
+
     def take(self) -> Connection | None:
         """An idle connection whose server is still there."""
         while self._idle:
@@ -112,7 +151,8 @@ class Lane:
 
     def give(self, connection: Connection) -> None:
         """Take a connection back, unless it stands in the middle of something."""
-        if connection.usable and not self._closed:
+        most = self.server.address.pool + WRITERS
+        if connection.usable and not self._closed and len(self._idle) < most:
             self._idle.append(connection)
         else:
             connection.discard()
@@ -121,7 +161,7 @@ class Lane:
     async def reading(self, patience: float = PATIENCE) -> AsyncGenerator[Statements, None]:
         """A block that reads."""
         async with self._room:
-            connection = self.take() or await self.connect(patience)
+            connection = await self._obtain(patience)
             try:
                 yield Statements(connection)
             except (psycopg.Error, OSError) as error:
@@ -132,6 +172,8 @@ class Lane:
     def close(self) -> None:
         """Close what is idle now, and what is in use when it is given back."""
         self._closed = True
+        if self.listener is not None:
+            self.listener.close()
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.discard()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -37,6 +38,7 @@ _SESSION = (
     "FROM sessions s LEFT JOIN sessions p ON p.sid = s.forked_from "
 )
 _TYPE_NAMES = {code: name for name, code in TYPE_CODES.items()}
+_ALL = 2**62
 _PLACE = "SELECT sid, epoch, seq FROM sessions WHERE id = %s"
 
 #: The look-up of :meth:`asynchistory.storage.port.Storage.version`.
@@ -78,6 +80,38 @@ async def _long_tail(db: Statements, session_id: str, limit: int) -> Tail | None
 
 async def page(db: Statements, query: HistoryQuery) -> HistoryPage:
     """See :meth:`asynchistory.storage.port.Storage.read`."""
+    found = None if query.with_total else await _short_page(db, query)
+    return await _long_page(db, query) if found is None else found
+
+
+async def _short_page(db: Statements, query: HistoryQuery) -> HistoryPage | None:
+    """A page of what a session has itself, in one statement; None if it has to be looked for."""
+    backwards = query.newest or query.before is not None
+    low = 0 if query.after is None else parse_cursor(query.after)[1]
+    high = _ALL if query.before is None else parse_cursor(query.before)[1] - 1
+    where, values = _filters(query)
+    found = await db.rows(
+        "SELECT s.epoch, s.base_seq, r.* FROM sessions s LEFT JOIN LATERAL ("
+        f"SELECT {COLUMNS} FROM records r WHERE r.sid = s.sid AND r.seq > %s AND r.seq <= %s "
+        f"AND {where} ORDER BY r.seq {'DESC' if backwards else 'ASC'} LIMIT %s OFFSET %s"
+        ") r ON true WHERE s.id = %s",
+        (low, high, *values, query.limit + 1, query.offset, query.session_id),
+    )
+    if not found:
+        raise SessionNotFoundError(query.session_id)
+    epoch, base_seq, first, *_ = found[0]
+    for cursor in filter(None, (query.after, query.before)):
+        seq_of(cursor, query.session_id, epoch)
+    rows = [row[2:] for row in found if first is not None]
+    enough = len(rows) > query.limit if backwards else low >= base_seq
+    if base_seq and not enough:
+        return None
+    rows.sort(key=itemgetter(0), reverse=backwards)
+    return _page_of(query, epoch, rows, backwards, None)
+
+
+async def _long_page(db: Statements, query: HistoryQuery) -> HistoryPage:
+    """A page that may reach into what the session rests on, with its total if that is wanted."""
     async with db.one_moment():
         found = await db.rows(_PLACE, (query.session_id,))
         if not found:
@@ -102,6 +136,12 @@ async def page(db: Statements, query: HistoryQuery) -> HistoryPage:
             limit=query.limit + 1,
             offset=query.offset,
         )
+    return _page_of(query, epoch, rows, backwards, total)
+
+
+def _page_of(
+    query: HistoryQuery, epoch: int, rows: list[Any], backwards: bool, total: int | None
+) -> HistoryPage:
     more = len(rows) > query.limit
     del rows[query.limit :]
     cursor = make_cursor(epoch, rows[-1][0]) if more and rows else None

@@ -98,7 +98,7 @@ async def llm(db: Statements, query: StatisticsQuery) -> LLMStatistics:
     """See :meth:`asynchistory.storage.port.Storage.llm_statistics`."""
     slowest = _SLOWEST
     if _source(query, by_user=False) != "rollup":
-        slowest = "max(CASE WHEN r.response_known THEN r.response_us END)"
+        slowest = "max(CASE WHEN r.response_known > 0 THEN r.response_us END)"
     times = ("response_us", "response_known", "first_token_us", "first_token_known")
     select = f"{slowest}, {_sums('requested', 'responded', *times)}"
     reasons: dict[str | None, dict[str, int]] = {}

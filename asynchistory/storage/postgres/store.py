@@ -34,12 +34,14 @@ from asynchistory.queries import (
     Version,
 )
 from asynchistory.records import JSON
+from asynchistory.storage.announcements import announcements_of
 from asynchistory.storage.archives import SessionKeys
 from asynchistory.storage.calls import CallFacts
 from asynchistory.storage.port import Batch, Cut, Deleted, ForkPlan, Key, Storage
 from asynchistory.storage.postgres import changes, reads, restore, statistics
 from asynchistory.storage.postgres.address import parse
 from asynchistory.storage.postgres.jobs import Job
+from asynchistory.storage.postgres.listening import Listener
 from asynchistory.storage.postgres.schema import prepare
 from asynchistory.storage.postgres.search import search
 from asynchistory.storage.postgres.server import Server
@@ -137,6 +139,20 @@ class PostgresStorage(Storage):
 
     async def version(self, session_id: str) -> Version | None:
         return await self._read(partial(reads.version, session_id=session_id))
+
+    async def changed(self, session_id: str, since: Version | None) -> None:
+        announcements = announcements_of(self)
+        async with self._opened()[0].lane() as lane:
+            listener = lane.listener
+            if listener is None:
+                listener = lane.listener = Listener(lane, announcements)
+            # Before the look at the version, so that nothing is missed.
+            await listener.hear(session_id, since and since.epoch)
+        listener.begin(session_id)
+        try:
+            await announcements.changed(session_id, since, self.version, listener.poll)
+        finally:
+            listener.end(session_id)
 
     async def tail(self, session_id: str, limit: int) -> Tail | None:
         return await self._read(partial(reads.tail, session_id=session_id, limit=limit))
