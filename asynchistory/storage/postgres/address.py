@@ -53,6 +53,7 @@ def parse(url: str) -> Address:
         theirs = [(name, value) for name, value in asked if name not in _OURS]
         bare = urlunsplit(parts._replace(query=urlencode(theirs)))
         params = conninfo.conninfo_to_dict(bare)
+        _ = parts.port  # which raises if it is no number
     except (ValueError, psycopg.Error):
         # From None: a message of libpq may quote the URL, and so a password.
         raise ConfigurationError(

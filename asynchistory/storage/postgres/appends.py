@@ -96,7 +96,7 @@ class Group:
             numbers += range(1, count + 1)
             rows += batch.rows
         return [
-            texts(sorted(self._sessions, key=str.encode)),
+            texts(sorted(self._sessions)),
             texts(list(creatable)),
             texts([batch.session_id for batch in batches]),
             integers([len(batch.rows) for batch in batches]),

@@ -130,11 +130,11 @@ async def _check(db: Statements, sessions: Sequence[_Session], findings: _Findin
 
 
 def _facts(row: Sequence[Any]) -> CallFacts:
-    facts = CallFacts(*row)
-    texts = {name: getattr(facts, name) for name in _TEXTS}
-    return facts._replace(
-        **{name: None if text is None else unstored(text) for name, text in texts.items()}
-    )
+    named = dict(zip(CallFacts._fields, row, strict=True))
+    for name in _TEXTS:
+        if named[name] is not None:
+            named[name] = unstored(named[name])
+    return CallFacts(**named)
 
 
 class _Check:
