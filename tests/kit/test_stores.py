@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from asynchistory import MemoryStorage, PostgresStorage, SQLiteStorage, Storage
 from asynchistory.testing.contract import StoreContract
-from tests.postgres import url_of
+from tests.postgres import server, url_of
 
 
 class TestMemory(StoreContract):
@@ -22,5 +24,9 @@ class TestSQLite(StoreContract):
 
 
 class TestPostgres(StoreContract):
+    @pytest.fixture(autouse=True, scope="class")
+    def _server(self) -> None:
+        server()  # started here, and not on an event loop
+
     def make_storage(self, folder: Path) -> Storage:
         return PostgresStorage(url_of(str(folder)))
