@@ -20,7 +20,7 @@ from asynchistory.storage.postgres.arrays import blobs, integers, stored, texts
 
 #: Appends, and bytes, that one statement takes: more would not be quicker, and hold locks longer.
 MOST, MOST_BYTES = 512, 4 * 1024 * 1024
-APPEND = f"SELECT * FROM append({', '.join(['%s'] * 19)})"
+APPEND = f"SELECT * FROM append({', '.join(['%s'] * 20)})"
 INSERT_RECORDS = (
     "INSERT INTO records(sid, seq, ts, crc, type, tool_calls, tool_results, id, role, model, body) "
     "SELECT %s, %s + r.number, r.ts, r.crc, r.type, r.calls, r.results, r.id, r.role, r.model, "
@@ -107,6 +107,7 @@ class Group:
             integers(numbers),
             *row_arrays(rows),
             self._facts(),
+            any(keyed),
         ]
 
     def _facts(self) -> str | None:

@@ -134,7 +134,7 @@ CREATE FUNCTION append(
     b_id text[], b_count bigint[], b_expected bigint[], b_key text[], b_digest bytea[],
     r_batch bigint[], r_number bigint[], r_type bigint[], r_ts bigint[], r_id bytea[],
     r_body text[], r_crc bigint[], r_role text[], r_model text[], r_calls bigint[],
-    r_results bigint[], facts jsonb
+    r_results bigint[], facts jsonb, keyed boolean
 ) RETURNS TABLE(
     o_epoch bigint, o_seq bigint, o_start bigint, o_fine boolean,
     o_known bytea, o_epoch_then bigint, o_first bigint, o_last bigint
@@ -145,6 +145,8 @@ DECLARE
     locked text[];
     missing text[];
     watched boolean;
+    sids bigint[]; epochs bigint[]; seqs bigint[]; starts bigint[]; fines boolean[];
+    knowns bytea[]; epochs_then bigint[]; firsts bigint[]; lasts bigint[];
 BEGIN
     LOOP
         SELECT coalesce(array_agg(l.id), '{{}}'), coalesce(bool_or(l.watched > moment), false)
@@ -161,65 +163,75 @@ BEGIN
             SELECT m.id, moment, moment, nextval('epochs') FROM unnest(missing) m(id)
             ON CONFLICT DO NOTHING;
     END LOOP;
-    RETURN QUERY
-    WITH given AS (
-        SELECT * FROM unnest(b_id, b_count, b_expected, b_key, b_digest)
-            WITH ORDINALITY AS g(id, count, expected, key, digest, place)
-    ), judged AS MATERIALIZED (
+    WITH judged AS (
         SELECT g.*, s.sid, s.epoch, coalesce(s.seq, 0) AS seq,
             k.digest AS known, k.epoch AS epoch_then, k.first_seq, k.last_seq,
             s.sid IS NOT NULL AND k.sid IS NULL
                 AND (g.expected IS NULL OR g.expected = s.seq) AS fine
-        FROM given g LEFT JOIN sessions s ON s.id = g.id
+        FROM unnest(b_id, b_count, b_expected, b_key, b_digest)
+            WITH ORDINALITY AS g(id, count, expected, key, digest, place)
+            LEFT JOIN sessions s ON s.id = g.id
             LEFT JOIN idempotency k ON k.sid = s.sid AND k.key = g.key
-    ), placed AS MATERIALIZED (
+    ), placed AS (
         SELECT j.*, (j.seq + coalesce(
             sum(j.count) FILTER (WHERE j.fine) OVER (
                 PARTITION BY j.id ORDER BY j.place
                 ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
             ), 0))::bigint AS start
         FROM judged j
-    ), added AS (
-        INSERT INTO records(
-            sid, seq, ts, crc, type, tool_calls, tool_results, id, role, model, body
-        )
-        SELECT p.sid, p.start + r.number, r.ts, r.crc, r.type, r.calls, r.results, r.id,
-            r.role, r.model, r.body
+    )
+    SELECT array_agg(p.sid ORDER BY p.place), array_agg(p.epoch ORDER BY p.place),
+        array_agg(p.seq ORDER BY p.place), array_agg(p.start ORDER BY p.place),
+        array_agg(p.fine ORDER BY p.place), array_agg(p.known ORDER BY p.place),
+        array_agg(p.epoch_then ORDER BY p.place), array_agg(p.first_seq ORDER BY p.place),
+        array_agg(p.last_seq ORDER BY p.place)
+    INTO sids, epochs, seqs, starts, fines, knowns, epochs_then, firsts, lasts FROM placed p;
+
+    -- By their places in these arrays, and not by a join: it takes as long as there are records.
+    INSERT INTO records(sid, seq, ts, crc, type, tool_calls, tool_results, id, role, model, body)
+        SELECT sids[r.batch], starts[r.batch] + r.number, r.ts, r.crc, r.type, r.calls, r.results,
+            r.id, r.role, r.model, r.body
         FROM unnest(
             r_batch, r_number, r_type, r_ts, r_id, r_body, r_crc, r_role, r_model, r_calls,
             r_results
         ) r(batch, number, type, ts, id, body, crc, role, model, calls, results)
-        JOIN placed p ON p.place = r.batch AND p.fine
-    ), grown AS (
-        UPDATE sessions s SET seq = t.seq, updated = greatest(s.updated, moment)
+        WHERE fines[r.batch];
+    UPDATE sessions s SET seq = t.seq, updated = greatest(s.updated, moment)
         FROM (
-            SELECT p.sid, max(p.start + p.count) AS seq FROM placed p WHERE p.fine GROUP BY p.sid
-        ) t WHERE s.sid = t.sid
-    ), kept AS (
+            SELECT p.sid, max(p.start + p.count) AS seq
+            FROM unnest(sids, starts, b_count, fines) p(sid, start, count, fine)
+            WHERE p.fine GROUP BY p.sid
+        ) t WHERE s.sid = t.sid;
+    IF keyed THEN
         INSERT INTO idempotency(sid, key, digest, epoch, first_seq, last_seq)
-        SELECT p.sid, p.key, p.digest, p.epoch, p.start + 1, p.start + p.count
-        FROM placed p WHERE p.fine AND p.key IS NOT NULL
-    ), described AS (
+            SELECT p.sid, p.key, p.digest, p.epoch, p.start + 1, p.start + p.count
+            FROM unnest(sids, b_key, b_digest, epochs, starts, b_count, fines)
+                p(sid, key, digest, epoch, start, count, fine)
+            WHERE p.fine AND p.key IS NOT NULL;
+    END IF;
+    IF facts IS NOT NULL THEN
         INSERT INTO calls AS c
-        SELECT p.sid, f.request, f.provider, f.model, f.day, f.requested, f.responded,
-            f.finish_reason, f.response_us, f.first_token_us, f.usage_rank, f.input_tokens,
-            f.output_tokens, f.total_tokens, f.cached_tokens, f.reasoning_tokens, f.priced,
-            f.currency, f.input_cost, f.output_cost, f.total_cost
-        FROM jsonb_to_recordset(facts) AS f(
-            batch bigint, request text, provider text, model text, day bigint, requested bigint,
-            responded bigint, finish_reason text, response_us bigint, first_token_us bigint,
-            usage_rank bigint, input_tokens bigint, output_tokens bigint, total_tokens bigint,
-            cached_tokens bigint, reasoning_tokens bigint, priced bigint, currency text,
-            input_cost bigint, output_cost bigint, total_cost bigint
-        ) JOIN placed p ON p.place = f.batch AND p.fine
-        ON CONFLICT (sid, request) DO UPDATE SET {MERGE}
-    )
-    SELECT p.epoch, p.seq, p.start, p.fine, p.known, p.epoch_then, p.first_seq, p.last_seq
-    FROM placed p ORDER BY p.place;
+            SELECT sids[f.batch], f.request, f.provider, f.model, f.day, f.requested, f.responded,
+                f.finish_reason, f.response_us, f.first_token_us, f.usage_rank, f.input_tokens,
+                f.output_tokens, f.total_tokens, f.cached_tokens, f.reasoning_tokens, f.priced,
+                f.currency, f.input_cost, f.output_cost, f.total_cost
+            FROM jsonb_to_recordset(facts) AS f(
+                batch bigint, request text, provider text, model text, day bigint,
+                requested bigint, responded bigint, finish_reason text, response_us bigint,
+                first_token_us bigint, usage_rank bigint, input_tokens bigint,
+                output_tokens bigint, total_tokens bigint, cached_tokens bigint,
+                reasoning_tokens bigint, priced bigint, currency text, input_cost bigint,
+                output_cost bigint, total_cost bigint
+            ) WHERE fines[f.batch]
+            ON CONFLICT (sid, request) DO UPDATE SET {MERGE};
+    END IF;
     IF watched THEN
         PERFORM pg_notify(current_schema(), s.id) FROM sessions s
         WHERE s.id = ANY(names) AND s.watched > moment;
     END IF;
+    RETURN QUERY SELECT * FROM unnest(
+        epochs, seqs, starts, fines, knowns, epochs_then, firsts, lasts
+    );
 END $$;
 """
 
