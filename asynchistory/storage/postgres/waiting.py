@@ -23,6 +23,8 @@ from asynchistory.storage.postgres.arrays import register
 
 T = TypeVar("T")
 
+#: Pieces of an answer that are read without a turn of the loop.
+_AT_ONCE = 16
 _READ, _WRITE = 1, 2  # as in psycopg.waiting, where they are enumerations
 
 
@@ -82,8 +84,13 @@ class Connection(psycopg.AsyncConnection[Any]):
         fileno = self.pgconn.socket
         try:
             wanted = next(gen)
+            turns = 0
             while True:
-                wanted = gen.send(await self._until_ready(fileno, wanted))
+                # A long answer comes in pieces, most of which are there already. Now and then
+                # the loop has its turn between two of them.
+                turns += 1
+                ready = _now(fileno, wanted) if turns % _AT_ONCE else 0
+                wanted = gen.send(ready or await self._until_ready(fileno, wanted))
         except StopIteration as stop:
             result: T = stop.value
             return result
