@@ -17,10 +17,12 @@ class Counters:
     """How busy the store is, and what its commits take."""
 
     def __init__(self) -> None:
-        self.commits = self.writes = self.largest = 0
+        self.commits: int = 0
+        self.writes: int = 0
+        self.largest: int = 0
         self.last: float | None = None
         self.longest: float | None = None
-        self.total = 0.0
+        self.total: float = 0.0
 
     def committed(self, writes: int, seconds: float) -> None:
         """A transaction with so many writes took so long."""

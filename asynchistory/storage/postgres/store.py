@@ -39,7 +39,7 @@ from asynchistory.storage.archives import SessionKeys
 from asynchistory.storage.calls import CallFacts
 from asynchistory.storage.port import Batch, Cut, Deleted, ForkPlan, Key, Storage
 from asynchistory.storage.postgres import changes, reads, restore, statistics
-from asynchistory.storage.postgres.address import parse
+from asynchistory.storage.postgres.address import Address, parse
 from asynchistory.storage.postgres.jobs import Job
 from asynchistory.storage.postgres.listening import Listener
 from asynchistory.storage.postgres.schema import prepare
@@ -71,8 +71,8 @@ class PostgresStorage(Storage):
     """
 
     def __init__(self, url: str, *, replica: str | None = None) -> None:
-        self.address = parse(url)
-        self.replica = None if replica is None else parse(replica)
+        self.address: Address = parse(url)
+        self.replica: Address | None = None if replica is None else parse(replica)
         self.url: str = self.address.url
         self._lock = own_lock(self, "_lock")
         self._openers = 0

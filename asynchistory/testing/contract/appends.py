@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -105,7 +106,7 @@ class Appends(Contract):
 
         await history.append("chat", record)
 
-        (found,) = await history.last("chat", 1)
+        found: Any = (await history.last("chat", 1))[0]
         assert found.text == odd
         assert found.metadata == record.metadata
         assert found.timestamp is not None

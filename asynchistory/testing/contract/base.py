@@ -19,7 +19,7 @@ from asynchistory.storage.port import Storage
 class Contract:
     """A part of the contract."""
 
-    pytestmark = pytest.mark.anyio
+    pytestmark: ClassVar[pytest.MarkDecorator] = pytest.mark.anyio
 
     durable: ClassVar[bool] = True
 
@@ -45,6 +45,12 @@ class Contract:
     async def history(self, storage: Storage) -> AsyncHistoryManager:
         """A history over it, whose reads come from the store and not from a cache."""
         return AsyncHistoryManager(storage, TailCache(), level="fresh")
+
+
+def text_of(record: Any) -> str:
+    """What a message says; an error for what is none."""
+    text: str = record.text
+    return text
 
 
 def say(text: str, **fields: Any) -> Message:

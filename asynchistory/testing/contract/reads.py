@@ -12,7 +12,7 @@ from asynchistory.errors import EpochChangedError, SessionNotFoundError
 from asynchistory.manager import AsyncHistoryManager
 from asynchistory.queries import HistoryQuery, Version
 from asynchistory.storage.port import Storage
-from asynchistory.testing.contract.base import Contract, call, numbered, say, texts
+from asynchistory.testing.contract.base import Contract, call, numbered, say, text_of, texts
 
 
 class Reads(Contract):
@@ -73,9 +73,9 @@ class Reads(Contract):
         async def seqs(query: HistoryQuery) -> list[int]:
             return [record.seq for record in await history.query_history(query)]
 
-        day = timedelta(days=1)
+        step = timedelta(days=1)
         assert await seqs(
-            HistoryQuery("chat", start_time=start + day, end_time=start + 3 * day)
+            HistoryQuery("chat", start_time=start + step, end_time=start + 3 * step)
         ) == [2, 3]
         assert await seqs(HistoryQuery("chat", model="a")) == [6, 7, 8, 9]
         assert await seqs(HistoryQuery("chat", record_types=("cost", "llm_request"))) == [
@@ -116,7 +116,7 @@ class Reads(Contract):
         async def read() -> None:
             while not written.is_set():
                 page = await history.query_history(HistoryQuery("chat", limit=10_000))
-                found = [record.text for record in page]
+                found = [text_of(record) for record in page]
                 assert found[: len(seen)] == seen
                 seen[:] = found
                 await anyio.lowlevel.checkpoint()  # a store in memory gives nobody a turn
@@ -145,7 +145,7 @@ class Reads(Contract):
             tasks.start_soon(_write, writer)
             with anyio.fail_after(60):
                 async for record in records:
-                    found.append(record.text)
+                    found.append(text_of(record))
                     if len(found) == 20:
                         break
 

@@ -6,7 +6,7 @@ import pytest
 
 from asynchistory.manager import AsyncHistoryManager
 from asynchistory.records import ToolCall
-from asynchistory.testing.contract.base import Contract, say
+from asynchistory.testing.contract.base import Contract, say, text_of
 
 
 class Searches(Contract):
@@ -33,7 +33,7 @@ class Searches(Contract):
 
         hits = await history.search(words)
 
-        assert [hit.record.text for hit in hits if hit.record.seq == 2] == [text]
+        assert [text_of(hit.record) for hit in hits if hit.record.seq == 2] == [text]
 
     @pytest.mark.parametrize(
         ("text", "words"),
@@ -52,7 +52,7 @@ class Searches(Contract):
 
         hits = await history.search("needle", limit=5)
 
-        assert [hit.record.text for hit in hits] == [f"needle {n}" for n in range(299, 294, -1)]
+        assert [text_of(hit.record) for hit in hits] == [f"needle {n}" for n in range(299, 294, -1)]
 
     async def test_whose(self, history: AsyncHistoryManager) -> None:
         await history.create_session("a", user_id="ann")
