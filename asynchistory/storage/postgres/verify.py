@@ -12,14 +12,13 @@ from asynchistory.codec import TYPE_CODES, StoredRow, decode_row
 from asynchistory.queries import Verification
 from asynchistory.records import CorruptRecord
 from asynchistory.storage.calls import CALL_TYPES, CallFacts, calls_in
+from asynchistory.storage.findings import Findings
 from asynchistory.storage.keys import unpack
 from asynchistory.storage.postgres.arrays import unstored
 from asynchistory.storage.postgres.rollup import GROUP, SUMS
 from asynchistory.storage.postgres.segments import COLUMNS, stored_rows
 from asynchistory.storage.postgres.sql import Statements
 
-#: At most so many damaged records, and so many problems, are told one by one.
-MOST = 1_000
 #: Sessions, and records of them, that are looked at together.
 _SESSIONS, _RECORDS = 500, 5_000
 _TEXTS = ("request", "provider", "model", "finish_reason", "currency")
@@ -46,40 +45,9 @@ _SOME = (
 )
 
 
-class _Findings:
-    """What was found so far."""
-
-    def __init__(self) -> None:
-        self.sessions = self.records = 0
-        self._damaged: list[CorruptRecord] = []
-        self._problems: list[str] = []
-        self._untold = 0
-
-    def damage(self, record: CorruptRecord) -> None:
-        if len(self._damaged) < MOST:
-            self._damaged.append(record)
-        else:
-            self._untold += 1
-
-    def problem(self, text: str) -> None:
-        if len(self._problems) < MOST - 1:
-            self._problems.append(text)
-        else:
-            self._untold += 1
-
-    def result(self) -> Verification:
-        untold = [f"{self._untold} further faults"] if self._untold else []
-        return Verification(
-            sessions=self.sessions,
-            records=self.records,
-            damaged=tuple(self._damaged),
-            problems=(*self._problems, *untold),
-        )
-
-
 async def verify(db: Statements) -> Verification:
     """See :meth:`asynchistory.storage.port.Storage.verify`."""
-    findings = _Findings()
+    findings = Findings()
     async with db.one_moment("SET LOCAL statement_timeout = 0"):
         chunks = _chunks(db)
         async with aclosing(chunks):
@@ -107,7 +75,7 @@ async def _chunks(db: Statements) -> AsyncGenerator[list[_Session], None]:
         last = found[-1][0]
 
 
-async def _check(db: Statements, sessions: Sequence[_Session], findings: _Findings) -> None:
+async def _check(db: Statements, sessions: Sequence[_Session], findings: Findings) -> None:
     sids = [session.sid for session in sessions]
     calls: dict[int, dict[str, CallFacts]] = {}
     columns = ", ".join(CallFacts._fields)
@@ -144,7 +112,7 @@ class _Check:
     as far, each has all of its records.
     """
 
-    def __init__(self, session: _Session, findings: _Findings) -> None:
+    def __init__(self, session: _Session, findings: Findings) -> None:
         self.session = session
         self.findings = findings
         self._expected = session.base_seq + 1
@@ -205,7 +173,7 @@ def _is_object(text: str) -> bool:
         return False
 
 
-async def _strays(db: Statements, findings: _Findings) -> None:
+async def _strays(db: Statements, findings: Findings) -> None:
     """Rows of sessions that there are not."""
     for table, name in (("records", "record"), ("calls", "model call"), ("idempotency", "key")):
         count = await db.scalar(
@@ -216,7 +184,7 @@ async def _strays(db: Statements, findings: _Findings) -> None:
             findings.problem(f"{count} {name}{'s' * (count > 1)} of a session that is missing")
 
 
-async def _keys(db: Statements, findings: _Findings) -> None:
+async def _keys(db: Statements, findings: Findings) -> None:
     chunks = db.stream(
         "SELECT s.id, s.epoch, i.epoch, i.first_seq, i.last_seq, i.removed "
         "FROM idempotency i JOIN sessions s USING(sid)"
@@ -240,7 +208,7 @@ def _opens(name: str, removed: bytes | None) -> bool:
         return False
 
 
-async def _epochs(db: Statements, findings: _Findings) -> None:
+async def _epochs(db: Statements, findings: Findings) -> None:
     # The sequence is not part of the moment: it only grows.
     drawn = await db.scalar("SELECT last_value FROM epochs")
     if (await db.scalar("SELECT max(epoch) FROM sessions") or 0) > drawn:
@@ -252,7 +220,7 @@ async def _epochs(db: Statements, findings: _Findings) -> None:
         findings.problem(f"epochs that several sessions have: {twice}")
 
 
-async def _rollup(db: Statements, findings: _Findings) -> None:
+async def _rollup(db: Statements, findings: Findings) -> None:
     """The sums a day, which triggers keep, against the calls themselves."""
     group, sums = ", ".join(GROUP), ", ".join(f"sum({name})::bigint" for name in SUMS)
     wanted = (
