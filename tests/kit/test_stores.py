@@ -11,6 +11,11 @@ from asynchistory.testing.contract import StoreContract
 from tests.postgres import server, url_of
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _server() -> None:
+    server()  # started here, and not on an event loop
+
+
 class TestMemory(StoreContract):
     durable = False
 
@@ -24,9 +29,5 @@ class TestSQLite(StoreContract):
 
 
 class TestPostgres(StoreContract):
-    @pytest.fixture(autouse=True, scope="class")
-    def _server(self) -> None:
-        server()  # started here, and not on an event loop
-
     def make_storage(self, folder: Path) -> Storage:
         return PostgresStorage(url_of(str(folder)))

@@ -4,9 +4,7 @@ A fork shares its first records with the session that it rests on: they stay
 where they are. So whatever takes records away from a session first hands those
 that forks rest on to one of them, the heir, and lets the others rest on it.
 
-All of what shares records is one family. Such a change holds the family's
-advisory lock, so that nobody else changes what rests on what; appends, which
-change none of that, lock their session's row alone.
+Such a change holds the lock of its family (see :mod:`asynchistory.storage.postgres.places`).
 """
 
 from __future__ import annotations
@@ -38,8 +36,17 @@ from asynchistory.storage.postgres.appends import (
 )
 from asynchistory.storage.postgres.arrays import integers, stored
 from asynchistory.storage.postgres.migrations import MERGE
+from asynchistory.storage.postgres.places import (
+    LOCK,
+    Place,
+    found,
+    lock,
+    lock_of,
+    make,
+    next_epoch,
+    tell,
+)
 from asynchistory.storage.postgres.reads import session_by_id
-from asynchistory.storage.postgres.schema import LOCK_CLASS
 from asynchistory.storage.postgres.segments import (
     COLUMNS,
     segments,
@@ -49,11 +56,6 @@ from asynchistory.storage.postgres.segments import (
 from asynchistory.storage.postgres.sql import Statements
 
 _CALL_CODES = ", ".join(str(code) for code in sorted(CALL_TYPES))
-_FIND = "SELECT sid, coalesce(family, sid) FROM sessions WHERE id = %s"
-_LOCK = (
-    "SELECT sid, epoch, seq, base, base_seq, fork_seq, watched > now_us() FROM sessions "
-    "WHERE sid = %s FOR NO KEY UPDATE"
-)
 _KEY = "SELECT key, digest, epoch, first_seq, last_seq, removed FROM idempotency "
 _FACTS = ", ".join(f"f.{name}" for name in CallFacts._fields)
 _FACT_TYPES = ", ".join(
@@ -66,74 +68,6 @@ INSERT_CALLS = (
     f"ON CONFLICT (sid, request) DO UPDATE SET {MERGE}"
 )
 _COPIED = "ts, crc, type, tool_calls, tool_results, id, role, model, body"
-
-
-class Place:
-    """A locked session: where it stands inside this transaction."""
-
-    def __init__(self, sid: int, family: int, row: Sequence[Any]) -> None:
-        self.sid: int = sid
-        self.family: int = family
-        self.epoch: int = row[1]
-        self.seq: int = row[2]
-        self.base: int | None = row[3]
-        self.base_seq: int = row[4]
-        self.fork_seq: int = row[5]
-        self.watched: bool = row[6]
-
-
-# -- finding and locking
-
-
-async def lock(db: Statements, session_id: str) -> Place | None:
-    """Lock a session, with its family; None if there is none."""
-    while True:
-        found = await db.rows(_FIND, (session_id,))
-        if not found:
-            return None
-        sid, family = found[0]
-        await db.run("SELECT pg_advisory_xact_lock(%s, %s)", _lock_of(family))
-        row = await db.rows(_LOCK, (sid,))
-        if row:
-            return Place(sid, family, row[0])
-        # Deleted meanwhile, and perhaps made again.
-
-
-def _lock_of(family: int) -> tuple[int, int]:
-    # Two families may have the same number here: they then wait for each other, and no more.
-    return LOCK_CLASS, family % 2**31
-
-
-async def _found(db: Statements, session_id: str) -> Place:
-    place = await lock(db, session_id)
-    if place is None:
-        raise SessionNotFoundError(session_id)
-    return place
-
-
-async def next_epoch(db: Statements) -> int:
-    """An epoch that no session ever had."""
-    epoch: int = await db.scalar("SELECT nextval('epochs')")
-    return epoch
-
-
-async def make(db: Statements, session_id: str) -> Place | None:
-    """Make a session, locked; None if there is one."""
-    found = await db.rows(
-        "INSERT INTO sessions(id, created, updated, epoch) "
-        "SELECT %s, m, m, nextval('epochs') FROM now_us() m "
-        "ON CONFLICT DO NOTHING RETURNING sid, epoch",
-        (session_id,),
-    )
-    if not found:
-        return None
-    sid, epoch = found[0]
-    return Place(sid, sid, (sid, epoch, 0, None, 0, 0, False))
-
-
-async def tell(db: Statements, session_id: str) -> None:
-    """Tell those who wait for changes of the session, when this is committed."""
-    await db.run("SELECT pg_notify(current_schema(), %s)", (session_id,))
 
 
 # -- sessions
@@ -244,7 +178,7 @@ async def insert(db: Statements, place: Place, batch: Batch) -> None:
 
 async def truncate(db: Statements, cut: Cut) -> Truncated:
     """See :meth:`asynchistory.storage.port.Storage.truncate`."""
-    place = await _found(db, cut.session_id)
+    place = await found(db, cut.session_id)
     earlier = await _earlier(db, place, cut.session_id, cut.idempotency_key, cut.digest)
     if earlier is not None:
         return truncated(cut, earlier, replayed=True)
@@ -267,7 +201,7 @@ async def truncate(db: Statements, cut: Cut) -> Truncated:
 
 async def fork(db: Statements, plan: ForkPlan) -> Session:
     """See :meth:`asynchistory.storage.port.Storage.fork`."""
-    parent = await _found(db, plan.session_id)
+    parent = await found(db, plan.session_id)
     _check_epoch(plan.session_id, plan.epoch, parent)
     seq = fork_seq(plan, parent.seq)
     owner, title, metadata = (
@@ -328,8 +262,8 @@ async def prune(db: Statements, where: str, values: Sequence[Any], most: int) ->
     deleted: list[Deleted] = []
     for sid, family, name in found:
         # Never waited for: whoever has it may wait for the rows that are locked here.
-        if await db.scalar("SELECT pg_try_advisory_xact_lock(%s, %s)", _lock_of(family)):
-            row = await db.rows(_LOCK, (sid,))
+        if await db.scalar("SELECT pg_try_advisory_xact_lock(%s, %s)", lock_of(family)):
+            row = await db.rows(LOCK, (sid,))
             deleted.append(Deleted(name, await _remove(db, Place(sid, family, row[0]), name)))
     return deleted
 

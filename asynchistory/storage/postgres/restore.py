@@ -13,7 +13,8 @@ from asynchistory.storage.archives import SessionKeys
 from asynchistory.storage.calls import CallFacts
 from asynchistory.storage.port import Batch, Key
 from asynchistory.storage.postgres.arrays import stored
-from asynchistory.storage.postgres.changes import insert, make, next_epoch, remember
+from asynchistory.storage.postgres.changes import insert, remember
+from asynchistory.storage.postgres.places import make, next_epoch
 from asynchistory.storage.postgres.reads import session_by_id
 from asynchistory.storage.postgres.sql import Statements
 
