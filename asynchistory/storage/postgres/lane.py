@@ -59,8 +59,8 @@ class _Opening:
     async def _open(self) -> None:
         try:
             self._lane.give(await self._lane.connect(self._patience))
-        except AsyncHistoryError as error:
-            self.error = error
+        except Exception as error:  # a task of the run must not raise
+            self.error = translate(error, self._lane.server.address.url)
         except BaseException:
             self.error = StorageUnavailableError("the event loop ended while this was opened")
             raise
@@ -115,10 +115,10 @@ class Lane:
             if connection.pgconn.server_version >= 140000:
                 # So that the server ends the statements of those who went away.
                 await connection.execute(_SLOW_CHECK)
-        except psycopg.Error:
+        except psycopg.Error as error:
             if not connection.usable:  # otherwise its platform cannot do that
                 connection.discard()
-                raise
+                raise self._unavailable(error) from None
         except BaseException:
             connection.discard()
             raise
