@@ -181,6 +181,9 @@ if TYPE_CHECKING:
         Batch as Batch,
         Storage as Storage,
     )
+    from asynchistory.storage.postgres import (
+        PostgresStorage as PostgresStorage,
+    )
     from asynchistory.storage.sqlite import (
         SQLiteStorage as SQLiteStorage,
     )
@@ -364,6 +367,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Batch",
         "Storage",
     ),
+    "storage.postgres": ("PostgresStorage",),
     "storage.sqlite": ("SQLiteStorage",),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}

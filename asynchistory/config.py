@@ -32,7 +32,8 @@ def open_history(
     """A manager over the store at ``url``, to be entered with ``async with``.
 
     Args:
-        url: a file's path or ``sqlite:///PATH``; ``memory://`` for a store of
+        url: a file's path or ``sqlite:///PATH``; ``postgresql://...`` (see
+            :class:`asynchistory.PostgresStorage`); ``memory://`` for a store of
             one's own, ``memory://NAME`` for one shared in this process. None is
             the environment's ``ASYNCHISTORY_URL``, or a file in the user's data folder.
         durability: ``full`` survives a power cut; ``relaxed`` is faster and may
@@ -71,8 +72,10 @@ def open_storage(
         return _sqlite(rest[1:], durability)
     if scheme == "memory":
         return _memory(rest)
+    if scheme in ("postgresql", "postgres"):
+        return _postgres(text)
     raise ConfigurationError(
-        f"no store is known for {scheme}:// URLs; use sqlite:///PATH or memory://"
+        f"no store is known for {scheme}:// URLs; use sqlite:///PATH, postgresql://... or memory://"
     )
 
 
@@ -90,6 +93,20 @@ def _sqlite(path: str, durability: Durability) -> Storage:
             raise ConfigurationError(
                 f"{resolved} is open in this process with another durability than {durability!r}"
             )
+        return storage
+
+
+def _postgres(url: str) -> Storage:
+    try:
+        from asynchistory.storage.postgres import PostgresStorage
+    except ImportError as error:
+        raise ConfigurationError(
+            "PostgreSQL needs its driver: pip install 'asynchistory[postgres]'"
+        ) from error
+    with _lock:
+        storage = _files.get(url)
+        if storage is None:
+            storage = _files[url] = PostgresStorage(url)
         return storage
 
 

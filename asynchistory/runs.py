@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVarTuple
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVarTuple
 
 import anyio
 from anyio.abc import TaskGroup
@@ -99,6 +99,20 @@ async def task_group() -> AsyncGenerator[TaskGroup, None]:
             group.cancel_scope.cancel()
     if fault is not None:
         raise fault
+
+
+#: Tasks of runs, which nothing else keeps.
+_tasks: set[asyncio.Task[None]] = set()
+
+
+def start_task(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Start a task of the run itself, which belongs to no caller. It must not raise."""
+    if _in_trio():
+        sys.modules["trio"].lowlevel.spawn_system_task(work)
+        return
+    task = asyncio.get_running_loop().create_task(work())
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
 
 
 async def at_end(close: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, None]:
@@ -186,13 +200,20 @@ class Waits(ABC):
     def watch(self) -> None:
         """Have :meth:`look` called from time to time until there is nothing to wait for."""
 
-    def begin(self) -> None:
+    def begin(self, waiter: Waiter) -> None:
         """One more wait."""
+        if not waiter.from_thread:
+            return
         self.pending += 1
         if not self._armed:
             self._armed = True
             self.arm()
             self.watch()
+
+    def end(self, waiter: Waiter) -> None:
+        """One wait less."""
+        if waiter.from_thread:
+            self.pending -= 1
 
     def posted(self) -> None:
         """An outcome is on its way to the run. Called in the thread that brings it."""
@@ -255,6 +276,9 @@ class Waiter:
 
     __slots__ = ("done", "sleeper", "waits")
 
+    #: Whether another thread brings the outcome, which a busy loop then gives way to.
+    from_thread: ClassVar[bool] = True
+
     def __init__(self) -> None:
         run: Any = current_run()
         if _here.run() is not run:
@@ -284,7 +308,7 @@ class _AsyncioWaits(Waits):
         # What was absorbed before and is still to be redelivered is no business of this call's.
         cancelling = self._absorbed.get(task, task.cancelling())
         absorbed: asyncio.CancelledError | None = None
-        self.begin()
+        self.begin(waiter)
         try:
             while not waiter.done:
                 waiter.sleeper = asyncio.Future(loop=loop)
@@ -298,7 +322,7 @@ class _AsyncioWaits(Waits):
                     withdraw(*args)
                     raise
         finally:
-            self.pending -= 1
+            self.end(waiter)
         if absorbed is not None:
             # Later, not now: delivered at once, it would outlive a timeout block that ends
             # right after this call.
@@ -346,11 +370,11 @@ class _TrioWaits(Waits):
         if waiter.done:
             return
         waiter.sleeper = lowlevel.current_task()
-        self.begin()
+        self.begin(waiter)
         try:
             await lowlevel.wait_task_rescheduled(abort)
         finally:
-            self.pending -= 1
+            self.end(waiter)
 
     def post(self, waiters: list[Waiter]) -> None:
         token = self.run()

@@ -12,10 +12,14 @@ import pytest
 from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser
 
+from tests.postgres import url_of
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: Commands that are about a clone or an installation, and are tested elsewhere.
 ELSEWHERE = ("python3 dev.py", "pip install", "git clone", "gunicorn", "celery")
+#: The server of the examples, in the place of which the tests' own is used.
+EXAMPLE_SERVER = "postgresql://app:secret@db.example/chats"
 
 
 def blocks(language: str) -> list[pytest.param]:
@@ -43,6 +47,8 @@ def test_python_examples(example: Example, tmp_path: Path, monkeypatch: pytest.M
         if folder == "on-trio" and program == code:
             continue
         (tmp_path / folder).mkdir()
+        if "open_history(URL)" in program:
+            program = program.replace(EXAMPLE_SERVER, url_of(str(tmp_path / folder)))
         (tmp_path / folder / "example.py").write_text(program, encoding="utf-8")
         done = run([sys.executable, "-W", "error", "example.py"], tmp_path / folder)
         assert done.returncode == 0, done.stderr
@@ -67,6 +73,8 @@ def test_console_examples(page: Path, tmp_path: Path) -> None:
     for example in Document.parse(str(page), parser).examples():
         for line in str(example.parsed).splitlines():
             command = line.removeprefix("$ ")
+            if EXAMPLE_SERVER in command:
+                command = command.replace(EXAMPLE_SERVER, url_of(str(tmp_path)))
             if command != line and not command.startswith(ELSEWHERE):
                 done = run(["bash", "-c", command], tmp_path)
                 assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"

@@ -25,6 +25,7 @@ COMMANDS = {
     "fork": "forking",
     "export": "exporting",
     "backup": "backing_up",
+    "copy": "copying",
     "verify": "verifying",
     "rm": "removing",
     "prune": "pruning",

@@ -54,20 +54,33 @@ class Announcements:
             return sum(map(len, self._by_session.values())) + len(self._by_run)
 
     def announce(self, session_id: str) -> None:
+        """This process has changed a session."""
+        self.tell(session_id)
+
+    def tell(self, session_id: str) -> None:
         """A session has changed. For any thread; nearly free where nobody waits for it."""
         if session_id in self._by_session:
             with self._lock:
                 waits = list(self._by_session.get(session_id, ()))
             _wake(waits)
 
-    async def changed(self, session_id: str, since: Version | None, version: VersionOf) -> None:
-        """Return when ``version(session_id)`` is not, or no longer, ``since``."""
+    async def changed(
+        self,
+        session_id: str,
+        since: Version | None,
+        version: VersionOf,
+        poll: Callable[[], float] = lambda: POLL,
+    ) -> None:
+        """Return when ``version(session_id)`` is not, or no longer, ``since``.
+
+        ``poll`` says how many seconds to wait until the next look at the store.
+        """
         wait = _Wait(session_id, since)
         self._join(wait)
         try:
             while await version(session_id) == since:
                 if self._first(wait.run) is wait:
-                    with anyio.move_on_after(POLL):
+                    with anyio.move_on_after(poll()):
                         await wait.event.wait()
                     await self._look(wait.run, version)
                 else:

@@ -13,7 +13,15 @@ from pathlib import Path
 import apsw
 import pytest
 
-from asynchistory import AsyncHistoryManager, MemoryStorage, SQLiteStorage, Storage, TailCache
+from asynchistory import (
+    AsyncHistoryManager,
+    MemoryStorage,
+    PostgresStorage,
+    SQLiteStorage,
+    Storage,
+    TailCache,
+)
+from tests.postgres import url_of
 
 MakeStorage = Callable[[], Storage]
 
@@ -28,7 +36,16 @@ def sqlite(folder: Path) -> MakeStorage:
     return lambda: SQLiteStorage(folder / "history.db")
 
 
-STORES: dict[str, Callable[[Path], MakeStorage]] = {"memory": memory, "sqlite": sqlite}
+def postgres(folder: Path) -> MakeStorage:
+    url = url_of(str(folder))
+    return lambda: PostgresStorage(url)
+
+
+STORES: dict[str, Callable[[Path], MakeStorage]] = {
+    "memory": memory,
+    "postgres": postgres,
+    "sqlite": sqlite,
+}
 
 
 @contextmanager

@@ -21,6 +21,14 @@ What there is, and what --times counts:
     sigkill      processes that are killed, on each loop
     stale        interleavings of reads and writes, on each loop, in one process and in two
 
+With --store postgres:
+
+    cancel       cancellations of appends and reads, on each loop
+    cut          appends whose connection is cut, each tried again with its key, on each loop
+    restart      servers that are killed under load and started again, on each loop
+    starts       empty databases that twenty processes open at the same moment
+    writers      sessions to which eight processes write at once, while one reads
+
 The exit code is 0 if nothing was found, 1 if something was, 2 for wrong usage.
 """
 
@@ -80,13 +88,21 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", choices=sorted(CAMPAIGNS), metavar="NAME")
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("--store", choices=("sqlite", "postgres"), default="sqlite")
     parser.add_argument(
         "--times", type=at_least_one, default=30, metavar="N", help="how much of it (default: 30)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args(arguments)
-    report = CAMPAIGNS[options.name](options.times)
+    campaigns = CAMPAIGNS
+    if options.store == "postgres":
+        from tests.faults import postgres  # late: it needs a driver, and a server
+
+        campaigns = postgres.CAMPAIGNS
+    if options.name not in campaigns:
+        parser.error(f"no campaign {options.name!r}; there are: {', '.join(sorted(campaigns))}")
+    report = campaigns[options.name](options.times)
     print(json.dumps(report.as_dict()) if options.json else table(report))
     return 1 if report.found else 0
 

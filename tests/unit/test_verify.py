@@ -12,7 +12,7 @@ import apsw
 import pytest
 
 from asynchistory import AsyncHistoryManager, Message, SQLiteStorage, Verification, open_history
-from asynchistory.storage.sqlite import verify as checks
+from asynchistory.storage import findings
 from tests.contract.archiving import live, say
 from tests.unit.refusals import CANARY
 
@@ -288,7 +288,7 @@ async def test_a_damaged_record_of_a_call_is_told_once_and_not_as_wrong_sums(pat
 
 
 async def test_what_is_found_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "MOST", 5)
+    monkeypatch.setattr(findings, "MOST", 5)
     with raw(path) as db:
         db.execute("UPDATE records SET crc = crc + 1")
         db.execute("UPDATE sessions SET metadata = ''")

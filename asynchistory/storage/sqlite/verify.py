@@ -17,13 +17,12 @@ from asynchistory.codec import TYPE_CODES, decode_row
 from asynchistory.queries import Verification
 from asynchistory.records import CorruptRecord
 from asynchistory.storage.calls import CALL_TYPES, CallFacts, calls_in
+from asynchistory.storage.findings import MOST, Findings
 from asynchistory.storage.keys import unpack
 from asynchistory.storage.sqlite.migrations import MIGRATIONS
 from asynchistory.storage.sqlite.sql import rows, scalar
 from asynchistory.storage.sqlite.stopping import Stop
 
-#: At most so many damaged records, and so many problems, are told one by one.
-MOST = 1_000
 _OWN = "SELECT seq, type, ts, id, CAST(body AS BLOB), crc FROM records WHERE sid = ? ORDER BY seq"
 _CALLS = f"SELECT {', '.join(CallFacts._fields)} FROM calls WHERE sid = ?"
 #: What cannot be reached from the sessions that rest on no other.
@@ -56,40 +55,9 @@ class _Session(NamedTuple):
     base_seq: int
 
 
-class _Findings:
-    """What was found so far."""
-
-    def __init__(self) -> None:
-        self.sessions = self.records = 0
-        self._damaged: list[CorruptRecord] = []
-        self._problems: list[str] = []
-        self._untold = 0
-
-    def damage(self, record: CorruptRecord) -> None:
-        if len(self._damaged) < MOST:
-            self._damaged.append(record)
-        else:
-            self._untold += 1
-
-    def problem(self, text: str) -> None:
-        if len(self._problems) < MOST - 1:
-            self._problems.append(text)
-        else:
-            self._untold += 1
-
-    def result(self) -> Verification:
-        untold = [f"{self._untold} further faults"] if self._untold else []
-        return Verification(
-            sessions=self.sessions,
-            records=self.records,
-            damaged=tuple(self._damaged),
-            problems=(*self._problems, *untold),
-        )
-
-
 def verify(db: apsw.Connection, *, stop: Stop) -> Verification:
     """See :meth:`asynchistory.storage.port.Storage.verify`."""
-    findings = _Findings()
+    findings = Findings()
     with stop.interrupting(db):
         for check in (_file, _schema, _sessions, _strays, _keys, _epochs, _rollup):
             try:
@@ -103,14 +71,14 @@ def verify(db: apsw.Connection, *, stop: Stop) -> Verification:
     return findings.result()
 
 
-def _file(db: apsw.Connection, findings: _Findings) -> None:
+def _file(db: apsw.Connection, findings: Findings) -> None:
     """What SQLite itself finds: pages, indexes, types."""
     for (text,) in db.execute(f"PRAGMA integrity_check({MOST})"):
         if text != "ok":
             findings.problem(f"SQLite: {' '.join(text.split())[:200]}")
 
 
-def _schema(db: apsw.Connection, findings: _Findings) -> None:
+def _schema(db: apsw.Connection, findings: Findings) -> None:
     """Tables, indexes and triggers, against those that the migrations make."""
     sql = "SELECT type, name, sql FROM sqlite_schema"
     with closing(apsw.Connection(":memory:")) as fresh:
@@ -124,7 +92,7 @@ def _schema(db: apsw.Connection, findings: _Findings) -> None:
 # -- sessions and their records
 
 
-def _sessions(db: apsw.Connection, findings: _Findings) -> None:
+def _sessions(db: apsw.Connection, findings: Findings) -> None:
     columns = ", ".join(_Session._fields)
     for row in db.execute(f"SELECT {columns} FROM sessions ORDER BY sid"):
         session = _Session(*row)
@@ -166,7 +134,7 @@ def _is_object(text: Any) -> bool:
         return False
 
 
-def _record_faults(db: apsw.Connection, session: _Session, findings: _Findings) -> Iterator[str]:
+def _record_faults(db: apsw.Connection, session: _Session, findings: Findings) -> Iterator[str]:
     """Check the records that a session keeps itself: those after the ones that it rests on.
 
     Where each session has its own without a gap, and rests on one that reaches
@@ -220,7 +188,7 @@ def _calls_match(db: apsw.Connection, sid: int, described: list[tuple[int, int, 
 # -- what belongs to sessions
 
 
-def _strays(db: apsw.Connection, findings: _Findings) -> None:
+def _strays(db: apsw.Connection, findings: Findings) -> None:
     """Rows of sessions that there are not."""
     for table, name in (("records", "record"), ("calls", "model call"), ("idempotency", "key")):
         count = scalar(
@@ -230,7 +198,7 @@ def _strays(db: apsw.Connection, findings: _Findings) -> None:
             findings.problem(f"{count} {name}{'s' * (count > 1)} of a session that is missing")
 
 
-def _keys(db: apsw.Connection, findings: _Findings) -> None:
+def _keys(db: apsw.Connection, findings: Findings) -> None:
     columns = "s.id, s.epoch, i.epoch, i.first_seq, i.last_seq, i.removed"
     for name, newest, epoch, first, last, removed in db.execute(
         f"SELECT {columns} FROM idempotency i JOIN sessions s USING(sid)"
@@ -257,7 +225,7 @@ def _opens(name: str, removed: bytes | None) -> bool:
         return False
 
 
-def _epochs(db: apsw.Connection, findings: _Findings) -> None:
+def _epochs(db: apsw.Connection, findings: Findings) -> None:
     drawn = rows(db, "SELECT value FROM counters WHERE name = 'epoch'")
     if not drawn:
         findings.problem("the counter of epochs is missing")
@@ -270,7 +238,7 @@ def _epochs(db: apsw.Connection, findings: _Findings) -> None:
         findings.problem(f"epochs that several sessions have: {twice}")
 
 
-def _rollup(db: apsw.Connection, findings: _Findings) -> None:
+def _rollup(db: apsw.Connection, findings: Findings) -> None:
     """The sums a day, which triggers keep, against the calls themselves."""
     names = [name for _, name, *_ in rows(db, "PRAGMA table_info(rollup)")]
     sums = ", ".join(f"sum({name})" for name in names if name not in ("scope", *_GROUP))

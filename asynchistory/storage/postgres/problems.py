@@ -1,0 +1,77 @@
+"""What a driver's error means to a caller. Its own text may quote content, and is not used."""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import errors
+
+from asynchistory.errors import (
+    AsyncHistoryError,
+    BusyError,
+    StorageError,
+    StorageUnavailableError,
+)
+
+#: Errors that end a transaction because of others; done again, it may well go through.
+RETRIED = (errors.SerializationFailure, errors.DeadlockDetected)
+_BUSY = (errors.LockNotAvailable, *RETRIED)
+#: What is refused while a server starts, stops, or has too many connections.
+_PASSING = (
+    errors.CannotConnectNow,
+    errors.AdminShutdown,
+    errors.CrashShutdown,
+    errors.TooManyConnections,
+)
+_STARTING = ("starting up", "shutting down", "recovery", "too many", "remaining connection")
+
+
+def translate(error: BaseException, url: str) -> AsyncHistoryError:
+    """The error that callers get."""
+    if isinstance(error, AsyncHistoryError):
+        return error
+    if isinstance(error, _BUSY):
+        return BusyError(f"{url}: others hold a lock on it; nothing was written, try again")
+    if isinstance(error, errors.QueryCanceled):
+        return BusyError(
+            f"{url}: a statement took longer than statement_timeout and was ended; nothing was "
+            "written: try again, or raise it in the URL"
+        )
+    reason = _reason(error)
+    kind = StorageUnavailableError if reason else StorageError
+    code = getattr(error, "sqlstate", None)
+    return kind(
+        f"{url}: {reason or 'the server refused'} ({type(error).__name__}"
+        + (f", SQLSTATE {code}" if code else "")
+        + ")"
+    )
+
+
+def _reason(error: BaseException) -> str | None:
+    if isinstance(error, errors.InvalidAuthorizationSpecification):  # a password too
+        return "the server does not accept this user or password; check the URL"
+    if isinstance(error, errors.InvalidCatalogName):
+        return "there is no such database; create it"
+    if isinstance(error, errors.InsufficientPrivilege):
+        return "the user may not do this; grant it CREATE on the database, or make the schema"
+    if isinstance(error, (errors.DiskFull, errors.OutOfMemory)):
+        return "the server has no room left; free some and try again"
+    if isinstance(error, errors.ReadOnlySqlTransaction):
+        return "this server only reads, as a replica does; give the URL of the primary"
+    if isinstance(error, (errors.UndefinedTable, errors.UndefinedFunction, errors.UndefinedColumn)):
+        return "a table or function of ours is missing; restore a backup"
+    if isinstance(error, _PASSING):
+        return "the server starts, stops or has no free connection; try again"
+    if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError, OSError)):
+        return "the server cannot be reached or hung up; check that it runs, and try again"
+    return None
+
+
+def passing(error: BaseException) -> bool:
+    """Whether to connect may go through a moment later."""
+    if isinstance(error, _PASSING):
+        return True
+    if not isinstance(error, psycopg.OperationalError) or error.sqlstate is not None:
+        return False
+    # libpq gives no code of a connection that was refused. FATAL is the server's own word.
+    text = str(error)
+    return "FATAL" not in text or any(word in text for word in _STARTING)

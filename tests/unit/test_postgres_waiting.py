@@ -1,0 +1,61 @@
+"""What the PostgreSQL store touches of psycopg that is not its public API is still there."""
+
+from __future__ import annotations
+
+import inspect
+
+import psycopg
+import pytest
+from psycopg import _conninfo_attempts, waiting
+
+from asynchistory.storage.postgres.arrays import blobs, integers, stored, texts, unstored
+from asynchistory.storage.postgres.waiting import Connection
+from tests.postgres import url_of
+
+
+def test_psycopg_has_what_we_touch_of_it() -> None:
+    """If this fails after an upgrade, look at storage/postgres/waiting.py, then move the pin."""
+    assert inspect.isgeneratorfunction(psycopg.AsyncConnection._connect_gen)
+    parameters = inspect.signature(psycopg.AsyncConnection.wait).parameters
+    assert list(parameters) == ["self", "gen", "interval", "timeout"]
+    assert callable(_conninfo_attempts.conninfo_attempts)
+    assert (waiting.WAIT_R, waiting.WAIT_W, waiting.WAIT_RW) == (1, 2, 3)
+    assert (waiting.READY_R, waiting.READY_W, waiting.READY_RW) == (1, 2, 3)
+    assert psycopg.__version__.startswith("3.3."), "pinned in pyproject.toml"
+
+
+@pytest.mark.anyio
+async def test_arrays_come_back_as_they_went(tmp_path: object) -> None:
+    from asynchistory.storage.postgres.address import parse
+
+    connection = await Connection.dial(parse(url_of("arrays")).params)
+    try:
+        for made, cast, wanted in (
+            (integers([1, None, -(2**63)]), "bigint[]", [1, None, -(2**63)]),
+            (texts(["", None, "ü\\\"'{},"]), "text[]", ["", None, "ü\\\"'{},"]),
+            (blobs([b"\0\1", None, b""]), "bytea[]", [b"\0\1", None, b""]),
+            (texts([]), "text[]", []),
+        ):
+            cursor = await connection.execute(f"SELECT %s::{cast}", (made,))
+            assert (await cursor.fetchone())[0] == wanted
+    finally:
+        connection.discard()
+
+
+@pytest.mark.anyio
+async def test_what_does_not_fit_the_sockets_buffer_is_sent_and_read() -> None:
+    from asynchistory.storage.postgres.address import parse
+
+    connection = await Connection.dial(parse(url_of("arrays")).params)
+    try:
+        large = "x" * 20_000_000
+        cursor = await connection.execute("SELECT %s::text", (large,))
+        assert (await cursor.fetchone())[0] == large
+    finally:
+        connection.discard()
+
+
+@pytest.mark.parametrize("text", ["", "a", "\\", "\0", "\\0", "\\\0", "a\\\\0\0\\b", "\\\\\0\0"])
+def test_text_with_nuls_comes_back(text: str) -> None:
+    assert "\0" not in stored(text)
+    assert unstored(stored(text)) == text
