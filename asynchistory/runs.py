@@ -107,7 +107,7 @@ _tasks: set[asyncio.Task[None]] = set()
 
 def start_task(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Start a task of the run itself, which belongs to no caller. It must not raise."""
-    if _in_trio():
+    if in_trio():
         sys.modules["trio"].lowlevel.spawn_system_task(work)
         return
     task = asyncio.get_running_loop().create_task(work())

@@ -295,30 +295,6 @@ class LLMFactory:
 
         return http_client(timeout, library)
 
-    def peek_client(
-        self,
-        /,
-        provider: str,
-        model: str,
-        *,
-        temperature: float | None = None,
-        base_url: str | None = None,
-        api_key: ApiKey = None,
-        timeout: float = DEFAULT_TIMEOUT,
-        **options: JSON,
-    ) -> LLMClient | None:
-        """What :meth:`get` gives for these arguments, None if it would have to be made.
-
-        Needs no event loop.
-
-        Raises:
-            InvalidInputError: an argument cannot be used.
-        """
-        extras = options if timeout == DEFAULT_TIMEOUT else {**options, "timeout": timeout}
-        key = client_key(provider, model, temperature, base_url, api_key, extras)
-        client: LLMClient | None = self.peek(key)
-        return client
-
     def get_cache_stats(self) -> FactoryStatistics:
         """What the factory has done, and what it holds."""
         with self._lock:
