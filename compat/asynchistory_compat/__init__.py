@@ -11,7 +11,7 @@ from functools import partial, wraps
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
 
 import asynchistory as core
-from asynchistory import AsyncHistoryManager, EnhancedCacheManager
+from asynchistory import JSON, ApiKey, AsyncHistoryManager, EnhancedCacheManager, LLMClient
 from asynchistory_compat.loop import Backend, BlockingInLoopWarning, LoopPolicy, bridge, configure
 
 __all__ = ["Backend", "BlockingInLoopWarning", "Conversation", "HistoryManager", "LLMFactory"]
@@ -281,10 +281,10 @@ class LLMFactory(Twin[core.LLMFactory]):
         *,
         temperature: float | None = None,
         base_url: str | None = None,
-        api_key: core.ApiKey = None,
+        api_key: ApiKey = None,
         timeout: float = 60.0,
-        **options: core.JSON,
-    ) -> core.LLMClient:
+        **options: JSON,
+    ) -> LLMClient:
         """See :meth:`asynchistory.LLMFactory.get`; what is there is given without a loop."""
         # Not by `mirror`, whose frames would show what may be secret.
         api_key, base_url, options = self.sealed(api_key, base_url, options)
