@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,11 +13,6 @@ from asynchistory.llm import http
 #: A name that no network knows, as RFC 2606 promises.
 NAME = "api.example.test"
 AUTHORITY = "authority.pem"
-
-
-def _forget() -> None:
-    http._ssl_context.cache_clear()
-    http.run_local_transport.cache_clear()
 
 
 def issue(folder: Path) -> ssl.SSLContext:
@@ -31,9 +26,10 @@ def issue(folder: Path) -> ssl.SSLContext:
 
 
 @pytest.fixture
-def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ssl.SSLContext]:
+def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
     """What a server needs, while its authority is trusted here and in programs started here."""
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / AUTHORITY))
-    _forget()
-    yield issue(tmp_path)
-    _forget()
+    # Others in the place of the process's own, whose connections may be in use in other threads.
+    for name in ("_ssl_context", "run_local_transport"):
+        monkeypatch.setattr(http, name, cache(getattr(http, name).__wrapped__))
+    return issue(tmp_path)
