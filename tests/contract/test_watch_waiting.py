@@ -108,9 +108,11 @@ async def test_a_thousand_idle_readers_share_their_looks(
         await until(lambda: len(announcements_of(history.storage)) == 1001 and looks > 2000)
         looks, start = 0, time.monotonic()
         await anyio.sleep(0.5)
+        # Where a server tells what changes, a round comes once a second.
+        await until(lambda: looks >= 10)
         passed = time.monotonic() - start
         # Twenty rounds a second over ten sessions, however many watch them.
-        assert 10 <= looks <= 10 * (passed / 0.05 + 2)
+        assert looks <= 10 * (passed / 0.05 + 2)
         for number in range(10):
             await history.delete_session(f"chat-{number}")
     assert len(announcements_of(history.storage)) == 0
