@@ -139,7 +139,9 @@ def test_loops_that_are_alive_at_once_have_their_own(server: RawServer, pools: P
     assert pools() == 0
 
 
-def test_a_loop_that_was_only_closed_is_let_go_of_by_the_next(server: RawServer, pools: Pools) -> None:
+def test_a_loop_that_was_only_closed_is_let_go_of_by_the_next(
+    server: RawServer, pools: Pools
+) -> None:
     client = LLMFactory().http_client()
     loop = asyncio.new_event_loop()
     loop.run_until_complete(ask(client, server))
