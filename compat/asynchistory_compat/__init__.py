@@ -11,7 +11,7 @@ from functools import partial, wraps
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
 
 import asynchistory as core
-from asynchistory import JSON, ApiKey, AsyncHistoryManager, EnhancedCacheManager, LLMClient
+from asynchistory import AsyncHistoryManager, EnhancedCacheManager
 from asynchistory_compat.loop import Backend, BlockingInLoopWarning, LoopPolicy, bridge, configure
 
 __all__ = ["Backend", "BlockingInLoopWarning", "Conversation", "HistoryManager", "LLMFactory"]
@@ -44,6 +44,11 @@ class Twin(Generic[A]):
         return self.target
 
 
+def _hide(options: dict[str, Any]) -> Any:
+    """The same, in a dict whose values no traceback shows: some may be secret."""
+    return core.LLMFactory.sealed(None, None, options)[2]
+
+
 def mirror(
     function: Callable[Concatenate[A, P], Awaitable[T]],
     peek: Callable[Concatenate[A, P], T | None] | None = None,
@@ -52,11 +57,13 @@ def mirror(
 
     @wraps(function)
     def call(self: Twin[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        hidden = _hide(kwargs)
+        del kwargs
         target = self.opened()
-        if peek is not None and (found := peek(target, *args, **kwargs)) is not None:
+        if peek is not None and (found := peek(target, *args, **hidden)) is not None:
             return found
         method: Callable[P, Awaitable[T]] = getattr(target, function.__name__)
-        return bridge.call(partial(method, *args, **kwargs), self.timeout)
+        return bridge.call(lambda: method(*args, **hidden), self.timeout)
 
     return call
 
@@ -273,27 +280,7 @@ class LLMFactory(Twin[core.LLMFactory]):
     ) -> None:
         super().__init__(core.default_factory() if factory is None else factory, timeout)
 
-    def get(
-        self,
-        /,
-        provider: str,
-        model: str,
-        *,
-        temperature: float | None = None,
-        base_url: str | None = None,
-        api_key: ApiKey = None,
-        timeout: float = 60.0,
-        **options: JSON,
-    ) -> LLMClient:
-        """See :meth:`asynchistory.LLMFactory.get`; what is there is given without a loop."""
-        # Not by `mirror`, whose frames would show what may be secret.
-        api_key, base_url, options = self.sealed(api_key, base_url, options)
-        options.update(temperature=temperature, base_url=base_url, api_key=api_key, timeout=timeout)
-        found = self.target.peek_client(provider, model, **options)
-        if found is not None:
-            return found
-        return bridge.call(lambda: self.target.get(provider, model, **options), self.timeout)
-
+    get: Final = mirror(core.LLMFactory.get, core.LLMFactory.peek_client)
     sealed: Final = staticmethod(core.LLMFactory.sealed)
     get_or_create: Final = mirror(core.LLMFactory.get_or_create)
     aclose: Final = mirror(core.LLMFactory.aclose)
@@ -323,7 +310,7 @@ class Conversation(Twin[core.Conversation]):
 
     @_like(core.Conversation.__init__)
     def __init__(self, history: Any, *, factory: Any = None, **options: Any) -> None:
-        options = core.LLMFactory.sealed(None, None, options)[2]  # no traceback shows them
+        options = _hide(options)
         self._history = history if isinstance(history, HistoryManager) else HistoryManager(history)
         options["factory"] = factory.target if isinstance(factory, Twin) else factory
         super().__init__(core.Conversation(self._history.target, **options))
