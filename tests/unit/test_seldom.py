@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,12 +127,10 @@ async def test_what_is_done_again_without_the_index_may_not_get_the_lock(
 @pytest.mark.anyio
 async def test_who_is_served_does_not_wait_for_another_process_s_lock(engine: Engine) -> None:
     other = apsw.Connection(str(engine.path))
-    commit, locked = engine.counters.commit, list[int]()
+    committed, locked = engine.counters.committed, list[int]()
 
-    @contextmanager
-    def commit_and_lose_the_lock(writes: int) -> Iterator[None]:
-        with commit(writes):
-            yield
+    def commit_and_lose_the_lock(writes: int, seconds: float) -> None:
+        committed(writes, seconds)
         if not locked:
             locked.append(writes)
             other.execute("BEGIN IMMEDIATE")
@@ -142,7 +139,7 @@ async def test_who_is_served_does_not_wait_for_another_process_s_lock(engine: En
         if other.in_transaction:
             other.execute("ROLLBACK")
 
-    engine.counters.commit = commit_and_lose_the_lock  # type: ignore[method-assign]
+    engine.counters.committed = commit_and_lose_the_lock  # type: ignore[method-assign]
     engine.counters.recent_commit = 0.0  # so quick a disk is given them in two parts
     ended = await outcomes(engine, append("a"), append("b"), append("c"), ended=release)
 

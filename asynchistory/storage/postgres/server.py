@@ -9,41 +9,9 @@ from asynchistory.errors import NotOpenError
 from asynchistory.forks import in_child, own_lock
 from asynchistory.queries import StoreStatistics
 from asynchistory.runs import Waiter, at_end, call_in, current_run, wake
+from asynchistory.storage.counters import Counters
 from asynchistory.storage.postgres.address import Address
 from asynchistory.storage.postgres.lane import Lane
-
-
-class Counters:
-    """How busy the store is, and what its commits take."""
-
-    def __init__(self) -> None:
-        self.commits: int = 0
-        self.writes: int = 0
-        self.largest: int = 0
-        self.last: float | None = None
-        self.longest: float | None = None
-        self.total: float = 0.0
-
-    def committed(self, writes: int, seconds: float) -> None:
-        """A transaction with so many writes took so long."""
-        self.commits += 1
-        self.writes += writes
-        self.largest = max(self.largest, writes)
-        self.last = seconds
-        self.longest = max(self.longest or 0.0, seconds)
-        self.total += seconds
-
-    def statistics(self, queued: int) -> StoreStatistics:
-        """Them, as the port has them."""
-        return StoreStatistics(
-            queued=queued,
-            commits=self.commits,
-            writes=self.writes,
-            largest_group=self.largest,
-            last_commit=self.last,
-            mean_commit=self.total / self.commits if self.commits else None,
-            longest_commit=self.longest,
-        )
 
 
 class Server:

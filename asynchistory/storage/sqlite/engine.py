@@ -9,8 +9,9 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import time
 from collections.abc import Callable, Coroutine
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -25,9 +26,10 @@ from asynchistory.errors import (
 from asynchistory.forks import own_lock
 from asynchistory.queries import StoreStatistics
 from asynchistory.runs import Waiter, wake
+from asynchistory.storage.counters import Counters
 from asynchistory.storage.sqlite.indexing import Indexing, discarded
 from asynchistory.storage.sqlite.jobs import MAX_QUEUED, Job, Jobs
-from asynchistory.storage.sqlite.monitor import Counters, Presence
+from asynchistory.storage.sqlite.monitor import Presence
 from asynchistory.storage.sqlite.readers import Readers
 from asynchistory.storage.sqlite.schema import busy, open_writer, translate
 from asynchistory.storage.sqlite.sql import scalar
@@ -260,9 +262,11 @@ class Engine:
             # Now, so that the loop makes their next writes while the disk takes these.
             self._deliver()
             committing = db.total_changes() != changes
-            with self.counters.commit(len(jobs)) if committing else nullcontext():
-                db.execute("COMMIT")
-            self._index.behind = self._index.behind or committing
+            start = time.perf_counter()
+            db.execute("COMMIT")
+            if committing:
+                self.counters.committed(len(jobs), time.perf_counter() - start)
+                self._index.behind = True
         except Exception as error:
             self._places.clear()
             with suppress(apsw.Error):

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
 
 from asynchistory.errors import StorageUnavailableError
-from asynchistory.queries import StoreStatistics
 
 
 class Presence:
@@ -53,46 +49,6 @@ def identity(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
-
-
-class Counters:
-    """What the writer counts."""
-
-    def __init__(self) -> None:
-        self._commits = 0
-        self._writes = 0
-        self._largest = 0
-        self._total = 0.0
-        self._longest = 0.0
-        self._last: float | None = None
-        #: Seconds that commits took lately.
-        self.recent_commit: float = 0.0
-
-    @contextmanager
-    def commit(self, writes: int) -> Iterator[None]:
-        """Count a commit of so many writes, unless it fails."""
-        start = time.perf_counter()
-        yield
-        taken = self._last = time.perf_counter() - start
-        self.recent_commit += (taken - self.recent_commit) / 4
-        self._commits += 1
-        self._writes += writes
-        self._largest = max(self._largest, writes)
-        self._total += taken
-        self._longest = max(self._longest, taken)
-
-    def statistics(self, queued: int, waiting: int) -> StoreStatistics:
-        """The counts, with the lengths of the queue now."""
-        return StoreStatistics(
-            queued=queued,
-            waiting=waiting,
-            commits=self._commits,
-            writes=self._writes,
-            largest_group=self._largest,
-            last_commit=self._last,
-            mean_commit=self._total / self._commits if self._commits else None,
-            longest_commit=self._longest if self._commits else None,
-        )
 
 
 def probe(db: apsw.Connection, path: Path) -> tuple[int, int]:
