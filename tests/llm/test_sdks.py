@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from asynchistory.llm.http import run_local_transport
+from asynchistory.runs import current_run
 from asynchistory.testing import LoopbackLLM, Reply
 from tests.faults.children import Child
 from tests.llm.many_loops import ManyLoops
@@ -115,6 +116,6 @@ async def test_a_stream_of_an_sdk_that_is_left_frees_its_connection(leave: str) 
 
 def busy_connections() -> int:
     """Connections of the running loop that wait for no request."""
-    [(transport, _)] = run_local_transport("httpx").pools._pools.values()
+    transport, _ = run_local_transport("httpx").pools._pools[current_run()]
     pool: Any = transport._pool
     return sum(not connection.is_idle() for connection in pool.connections)
