@@ -57,7 +57,7 @@ def mirror(
 
     @wraps(function)
     def call(self: Twin[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        hidden = _hide(kwargs)
+        hidden = _hide(kwargs) if kwargs else kwargs
         del kwargs
         target = self.opened()
         if peek is not None and (found := peek(target, *args, **hidden)) is not None:

@@ -68,6 +68,15 @@ async def test_an_empty_session_is_a_hit_too(at: Setting) -> None:
     assert counts() == (1, 0)
 
 
+async def test_numbers_of_any_size_are_held(at: Setting) -> None:
+    await at.history.record_tool_call("chat", "count", input={"n": 2**70})
+    [call] = await at.history.last("chat")
+    counts = at.since()
+
+    assert await at.history.last("chat") == (call,)
+    assert counts() == (1, 0)
+
+
 # -- levels
 
 
