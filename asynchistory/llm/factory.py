@@ -263,6 +263,15 @@ class LLMFactory:
         Raises:
             InvalidInputError: an argument cannot be used.
         """
+        if not options:  # as in `get`, which has no time for a call
+            try:
+                kind = temperature.__class__
+                entry = self._quick[provider, model, temperature, kind, base_url, api_key, timeout]
+                if timeout is DEFAULT_TIMEOUT and (not self._bounded or self._held.touch(entry)):
+                    self._hits += 1
+                    return entry.instance  # type: ignore[no-any-return]
+            except (KeyError, TypeError):
+                pass
         api_key, base_url, options = self.sealed(api_key, base_url, options)
         key = client_key(provider, model, temperature, base_url, api_key, options, timeout)
         client: LLMClient | None = self.peek(key)
