@@ -18,7 +18,7 @@ from asynchistory.errors import (
 )
 from asynchistory.forks import in_child, own_lock
 from asynchistory.llm.flight import Flight
-from asynchistory.llm.instances import Instances
+from asynchistory.llm.instances import Entry, Instances
 from asynchistory.llm.key import (
     DEFAULT_TIMEOUT,
     ApiKey,
@@ -238,7 +238,9 @@ class LLMFactory:
 
     def peek(self, key: Hashable) -> Any:
         """The instance of ``key``, None if there is none. Needs no event loop."""
-        entry = self._held.find(key)
+        return self._hit(self._held.find(key))
+
+    def _hit(self, entry: Entry | None) -> Any:
         if entry is None:
             return None
         self._hits += 1
@@ -263,18 +265,17 @@ class LLMFactory:
         Raises:
             InvalidInputError: an argument cannot be used.
         """
-        if not options:  # as in `get`, which has no time for a call
-            try:
-                kind = temperature.__class__
-                entry = self._quick[provider, model, temperature, kind, base_url, api_key, timeout]
-                if timeout is DEFAULT_TIMEOUT and (not self._bounded or self._held.touch(entry)):
-                    self._hits += 1
-                    return entry.instance  # type: ignore[no-any-return]
-            except (KeyError, TypeError):
-                pass
-        api_key, base_url, options = self.sealed(api_key, base_url, options)
-        key = client_key(provider, model, temperature, base_url, api_key, options, timeout)
-        client: LLMClient | None = self.peek(key)
+        entry = None
+        if not options and timeout is DEFAULT_TIMEOUT:
+            kind = temperature.__class__
+            entry = self._held.spelled(
+                provider, model, temperature, kind, base_url, api_key, timeout
+            )
+        if entry is None:
+            api_key, base_url, options = self.sealed(api_key, base_url, options)
+            key = client_key(provider, model, temperature, base_url, api_key, options, timeout)
+            entry = self._held.find(key)
+        client: LLMClient | None = self._hit(entry)
         return client
 
     @overload
