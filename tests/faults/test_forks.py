@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import anyio
+import apsw
 import pytest
 
 from asynchistory import AsyncHistoryManager, HistoryQuery, LifecycleError, SQLiteStorage
+from asynchistory.forks import Inside
+from asynchistory.storage.sqlite.engine import Engine
 from tests.faults.batches import append, contents
 from tests.faults.children import Child, say
 from tests.faults.report import LOOPS, Ack, Report, judge
@@ -145,4 +151,76 @@ def test_forks_while_appends_are_under_way(tmp_path: Path, backend: str) -> None
     assert said("test_forks:fork_at_work", tmp_path, backend) == [
         "the children ended with {0}",
         "{} found",
+    ]
+
+
+# -- forks while a thread is in SQLite
+
+
+def fork_in_sqlite(folder: str, backend: str) -> None:
+    """Fork while threads compile statements; each child opens a store of its own.
+
+    A fork stops such a thread where it asks for memory, and there it holds a lock of SQLite.
+    """
+    path = Path(folder)
+    busy = threading.Semaphore(0)
+
+    def compile_statements(db: apsw.Connection) -> None:
+        busy.release()
+        for number in range(300):
+            db.execute(f"SELECT {number}" + "+1" * 900)
+
+    async def use_own() -> None:
+        async with AsyncHistoryManager(SQLiteStorage(path / f"{os.getpid()}.db")) as own:
+            await append(own, "chat", "own", 1)
+
+    def fork_and_try() -> int:
+        busy.acquire()
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(PATIENCE)
+            try:
+                anyio.run(use_own, backend=backend)
+            finally:
+                os._exit(1 if sys.exc_info()[0] else 0)
+        return end_of(pid)
+
+    engine = Engine(path / "x.db", durability="full", lock_timeout=1)
+    codes = set()
+    with ThreadPoolExecutor(1) as pool:
+        for use in (engine.chore, engine.read) * 3:
+            done = pool.submit(anyio.run, use, compile_statements, backend=backend)
+            codes.add(fork_and_try())
+            done.result()
+    anyio.run(engine.aclose, backend=backend)
+    say(f"the children ended with {codes}")
+
+
+@BACKENDS
+def test_forks_while_threads_are_in_sqlite(tmp_path: Path, backend: str) -> None:
+    assert said("test_forks:fork_in_sqlite", tmp_path, backend) == ["the children ended with {0}"]
+
+
+def fork_beside_what_takes_long() -> None:
+    """A fork waits its second for a thread that stays in SQLite, and then no longer."""
+    inside = Inside()
+    with inside:
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(PATIENCE)
+            code = 1
+            try:
+                with inside:  # a new one
+                    code = 0
+            finally:
+                os._exit(code)
+        say(f"the child ended with {end_of(pid)}")
+    with inside:
+        say("the parent goes on")
+
+
+def test_a_fork_beside_what_takes_long() -> None:
+    assert said("test_forks:fork_beside_what_takes_long") == [
+        "the child ended with 0",
+        "the parent goes on",
     ]

@@ -23,7 +23,7 @@ from asynchistory.errors import (
     NotOpenError,
     OutcomeUnknownError,
 )
-from asynchistory.forks import own_lock
+from asynchistory.forks import Inside, own_lock
 from asynchistory.queries import StoreStatistics
 from asynchistory.runs import Waiter, wake
 from asynchistory.storage.counters import Counters
@@ -70,6 +70,7 @@ class Engine:
         self._data_version = -1
         self._present: Presence
         self._many = False
+        self._inside = Inside()
         self._mutex = own_lock(self, "_mutex")
         self._closed = False
         self._closers: list[Waiter] = []
@@ -165,19 +166,22 @@ class Engine:
     def _run(self) -> None:
         db: apsw.Connection | None = None
         try:
-            db = open_writer(self.path, durability=self.durability, timeout=self.lock_timeout)
-            self._present = Presence(db, self.path)
-            self._readers.open()
+            with self._inside:
+                db = open_writer(self.path, durability=self.durability, timeout=self.lock_timeout)
+                self._present = Presence(db, self.path)
+                self._readers.open()
         except BaseException as error:
             known = translate(error, self.path) if isinstance(error, Exception) else None
             self._jobs.refusal = known or NotOpenError(f"{self.path} could not be opened")
         else:
-            self._index.opened(db)
+            with self._inside:
+                self._index.opened(db)
             while self._next(db):
-                if self._jobs.chores:
-                    self._do_chore(db)
-                if self._jobs.writes:
-                    self._serve(db)
+                with self._inside:
+                    if self._jobs.chores:
+                        self._do_chore(db)
+                    if self._jobs.writes:
+                        self._serve(db)
         finally:
             self._shut(db)
 
@@ -186,9 +190,13 @@ class Engine:
         if self._jobs.writes:
             return True
         self._deliver()
-        while self._jobs.idle and self._index.work(db):
+        while self._jobs.idle and self._work_ahead(db):
             pass
         return self._jobs.wait()
+
+    def _work_ahead(self, db: apsw.Connection) -> bool:
+        with self._inside:
+            return self._index.work(db)
 
     def _serve(self, db: apsw.Connection) -> None:
         try:
@@ -336,7 +344,7 @@ class Engine:
         self._deliver()
         self._readers.close()
         if db is not None:
-            with suppress(apsw.Error):
+            with self._inside, suppress(apsw.Error):
                 db.close(True)
         _LIVE.discard(self)
         with self._mutex:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import apsw
 
 from asynchistory.errors import NotOpenError
-from asynchistory.forks import own_lock
+from asynchistory.forks import Inside, own_lock
 from asynchistory.runs import Waiter, wake
 from asynchistory.storage.sqlite.monitor import Presence, identity, moved
 from asynchistory.storage.sqlite.schema import connect, translate
@@ -51,26 +51,29 @@ class _Reader(threading.Thread):
         self.bell: threading.Lock = threading.Lock()  # held while the thread has nothing to do
         self.bell.acquire()
         self._readers = readers
+        self._inside = Inside()
+        self._db: apsw.Connection | None = None
+        self._present: Presence
 
     def run(self) -> None:
-        db: apsw.Connection | None = None
-        present: Presence
         while (job := self._readers.next_job(self)) is not None:
             try:
                 if not job.gone:
-                    if db is None:
-                        db = self._readers.connect()
-                        present = Presence(db, self._readers.path)
-                    present.check()
-                    job.result = self._read(db, job.work)
+                    with self._inside:
+                        job.result = self._read(job.work)
             except BaseException as error:
                 job.error = self._readers.known(error)
             wake((job,))
-        if db is not None:
-            with suppress(apsw.Error):
-                db.close(True)
+        if self._db is not None:
+            with self._inside, suppress(apsw.Error):
+                self._db.close(True)
 
-    def _read(self, db: apsw.Connection, work: Callable[[apsw.Connection], Any]) -> Any:
+    def _read(self, work: Callable[[apsw.Connection], Any]) -> Any:
+        if self._db is None:
+            self._db = self._readers.connect()
+            self._present = Presence(self._db, self._readers.path)
+        self._present.check()
+        db = self._db
         db.execute("BEGIN")
         try:
             return work(db)
@@ -96,7 +99,7 @@ class Readers:
         self._idle: list[_Reader] = []
         self._queue: deque[_Job] = deque()
         self._closed = False
-        self._glance_lock = own_lock(self, "_glance_lock")
+        self._glance_inside = Inside()
         self._known: tuple[int, int] | None = None
         self._glance: apsw.Connection | None = None
         self._glance_present: Presence
@@ -154,7 +157,8 @@ class Readers:
 
         None means that the database could not answer without waiting, or not before the deadline.
         """
-        if not self._glance_lock.acquire(blocking=False):
+        lock = self._glance_inside.lock
+        if not lock.acquire(blocking=False):
             return None
         try:
             if self._glance is None:
@@ -174,7 +178,7 @@ class Readers:
         except apsw.Error as error:
             raise translate(error, self.path) from None
         finally:
-            self._glance_lock.release()
+            lock.release()
 
     def glimpse(self, sql: str, bindings: tuple[object, ...]) -> list[Any] | None:
         """A short query in the caller's own thread, given up once it takes :data:`QUICK`.
@@ -197,11 +201,11 @@ class Readers:
             reader.bell.release()
         for reader in self._threads:
             reader.join()
-        with self._glance_lock:
+        with self._glance_inside:
             glance, self._glance = self._glance, None
-        if glance is not None:
-            with suppress(apsw.Error):
-                glance.close(True)
+            if glance is not None:
+                with suppress(apsw.Error):
+                    glance.close(True)
 
     # -- for the reader threads
 
