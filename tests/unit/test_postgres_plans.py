@@ -29,8 +29,8 @@ async def history(tmp_path: Path) -> AsyncIterator[AsyncHistoryManager]:
         with direct(url) as db:
             db.execute(
                 "INSERT INTO sessions(id, user_id, created, updated, epoch, seq) "
-                "SELECT 'chat-' || g, 'ann-' || g % 500, g, g, nextval('epochs'), 20 "
-                "FROM generate_series(1, 4999) g"
+                "SELECT 'chat-' || g, 'ann-' || g % 500, m, m, nextval('epochs'), 20 "
+                "FROM generate_series(1, 4999) g, LATERAL (SELECT g * 60000000::bigint) t(m)"
             )
             db.execute(
                 "INSERT INTO records(sid, seq, ts, crc, type, id, role, body) "
@@ -76,8 +76,9 @@ async def test_no_query_reads_a_whole_table(
         await history.query_history(HistoryQuery("chat-7", limit=5, newest=True, with_total=True))
         await history.query_history(HistoryQuery("chat-7", record_types=("cost",), limit=5))
         await history.get_session("chat-7")
-        await history.list_sessions(limit=10)
-        await history.list_sessions(limit=10, order="created")
+        for order in ("updated", "created"):
+            some = await history.list_sessions(limit=10, order=order)
+            await history.list_sessions(limit=10, order=order, after=some.next)
         await history.list_sessions(limit=10, user_id="ann-3")
         await history.search("needle", limit=5)
         await history.search("nothing", session_id="chat-7")

@@ -105,7 +105,7 @@ async def test_it_does_not_wait_while_another_thread_looks(storage: SQLiteStorag
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with readers_of(storage)._glance_lock:
+        with readers_of(storage)._glance_inside:
             held.set()
             done.wait(30)
 

@@ -54,12 +54,14 @@ class Group:
     none a key, or a call, that is in the group already.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *batches: Batch) -> None:
         self.batches: list[Batch] = []
         self._sessions: set[str] = set()
         self._keys: set[tuple[str, str]] = set()
         self._calls: set[tuple[str, str]] = set()
         self._bytes = 0
+        for batch in batches:
+            self.take(batch)
 
     def take(self, batch: Batch) -> bool:
         """Take a batch in; False if it has to wait for the next group."""

@@ -46,7 +46,7 @@ from asynchistory.storage.postgres.places import (
     next_epoch,
     tell,
 )
-from asynchistory.storage.postgres.reads import session_by_id
+from asynchistory.storage.postgres.reads import MINUTE, session_by_id
 from asynchistory.storage.postgres.segments import (
     COLUMNS,
     segments,
@@ -285,8 +285,9 @@ def due(now: datetime, older_than: datetime | None) -> tuple[str, list[int]]:
     """The condition of sessions to prune, and its values."""
     where, values = "expires <= %s", [to_microseconds(now)]
     if older_than is not None:
-        where += " OR updated < %s"
-        values.append(to_microseconds(older_than))
+        moment = to_microseconds(older_than)
+        where += f" OR minute <= {MINUTE} AND updated < %s"
+        values += [moment, moment]
     return f"({where})", values
 
 

@@ -74,7 +74,7 @@ class Lane:
     def __init__(self, server: Server) -> None:
         self.server: Server = server
         self.queue: deque[Job] = deque()
-        self._room = anyio.Semaphore(server.address.pool)
+        self._room = anyio.Semaphore(server.address.pool, fast_acquire=True)
         self._idle: list[Connection] = []
         self._openings: list[_Opening] = []  # those that nobody waits for
         self._writers = 0
@@ -152,7 +152,7 @@ class Lane:
     def give(self, connection: Connection) -> None:
         """Take a connection back, unless it stands in the middle of something."""
         most = self.server.address.pool + WRITERS
-        if connection.usable and not self._closed and len(self._idle) < most:
+        if connection.idle and not self._closed and len(self._idle) < most:
             self._idle.append(connection)
         else:
             connection.discard()
@@ -193,18 +193,18 @@ class Lane:
         """Be a writer, until nothing is queued that this one may take."""
         try:
             with anyio.CancelScope(shield=True):
-                while jobs := self._claim():
-                    await self._serve(jobs)
+                while jobs := self._claim(group := Group()):
+                    await self._serve(jobs, group)
         finally:
             self._writers -= 1
 
-    async def _serve(self, jobs: list[Job]) -> None:
-        self._alone = jobs[0].batch is None
+    async def _serve(self, jobs: list[Job], group: Group) -> None:
+        self._alone = not group.batches
         try:
             if self._alone:
                 await self._change(jobs[0])
             else:
-                await self._append(jobs)
+                await self._append(jobs, group)
         except BaseException as error:
             # A bug, or the end of the run: whoever waits has to be told something.
             for job in jobs:
@@ -224,8 +224,11 @@ class Lane:
             return self._unavailable(error)
         return error if isinstance(error, Exception) else OutcomeUnknownError(job.key)
 
-    def _claim(self) -> list[Job]:
-        """The next append with those that can go along with it, or the next other change."""
+    def _claim(self, group: Group) -> list[Job]:
+        """The next append with those that can go along with it, or the next other change.
+
+        The batches of appends are in the group then.
+        """
         queue = self.queue
         while queue and not queue[0].claim():
             queue.popleft()
@@ -234,7 +237,7 @@ class Lane:
         if queue[0].batch is None:
             # It comes after what was queued before it.
             return [queue.popleft()] if self._writers == 1 else []
-        group, jobs = Group(), list[Job]()
+        jobs: list[Job] = []
         while queue and (batch := queue[0].batch) is not None:
             if not queue[0].claim():
                 queue.popleft()
@@ -244,11 +247,7 @@ class Lane:
                 break
         return jobs
 
-    async def _append(self, jobs: list[Job]) -> None:
-        group = Group()
-        for job in jobs:
-            assert job.batch is not None
-            group.take(job.batch)
+    async def _append(self, jobs: list[Job], group: Group) -> None:
         values = group.values()
         try:
             found = await self._attempt(lambda db: db.rows(APPEND, values), jobs)
@@ -272,7 +271,7 @@ class Lane:
                 if name in stuck:
                     job.error = stuck[name]
                 else:
-                    await self._append([job])
+                    await self._append([job], Group(job.batch))
             except Exception as error:
                 job.error = self._told(error, job)
                 if isinstance(job.error, BusyError):

@@ -235,7 +235,16 @@ BEGIN
 END $$;
 """
 
+#: An update that changes nothing in any index is several times cheaper (a heap-only tuple), and an
+#: append changes ``updated``. So what is indexed is the minute of it, and who lists sessions sorts
+#: those of one minute. https://www.postgresql.org/docs/current/storage-hot.html
+_MINUTES = """
+ALTER TABLE sessions ADD COLUMN minute bigint GENERATED ALWAYS AS (updated / 60000000) STORED;
+DROP INDEX sessions_updated;
+CREATE INDEX sessions_minute ON sessions(minute);
+"""
+
 #: The step at index n leads from schema n to schema n + 1. None is ever changed: what it made
 #: is in people's databases.
-MIGRATIONS: tuple[str, ...] = (_TABLES + ROLLUP + _APPEND,)
+MIGRATIONS: tuple[str, ...] = (_TABLES + ROLLUP + _APPEND, _MINUTES)
 SCHEMA_VERSION = len(MIGRATIONS)

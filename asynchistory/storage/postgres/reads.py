@@ -39,6 +39,8 @@ _SESSION = (
 )
 _TYPE_NAMES = {code: name for name, code in TYPE_CODES.items()}
 _ALL = 2**62
+#: The value of ``sessions.minute`` for a time.
+MINUTE = "%s / 60000000"
 _PLACE = "SELECT sid, epoch, seq FROM sessions WHERE id = %s"
 
 #: The look-up of :meth:`asynchistory.storage.port.Storage.version`.
@@ -186,10 +188,13 @@ async def sessions(
 
     What metadata holds is looked at here: it may have what PostgreSQL's JSON cannot.
     """
-    column, sign, direction = (
-        ("s.created", ">", "ASC") if order == "created" else ("s.updated", "<", "DESC")
-    )
-    by_time = 4 if order == "created" else 5
+    columns: tuple[str, ...]
+    if order == "created":
+        by_time, columns, sign, direction = 4, ("s.created", "s.sid"), ">", "ASC"
+        bounds = "%s, %s"
+    else:
+        by_time, columns, sign, direction = 5, ("s.minute", "s.updated", "s.sid"), "<", "DESC"
+        bounds = f"{MINUTE}, %s, %s"
     found: list[Any] = []
     place = None if after is None else parse_cursor(after)
     size = limit + 1 if metadata is None else max(limit + 1, 500)
@@ -199,11 +204,11 @@ async def sessions(
             where.append("s.user_id = %s")
             values.append(user_id)
         if place is not None:
-            where.append(f"({column}, s.sid) {sign} (%s, %s)")
-            values += place
+            where.append(f"({', '.join(columns)}) {sign} ({bounds})")
+            values += place[:1] * (len(columns) - 1) + place[1:]
         some = await db.rows(
             f"{_SESSION} WHERE {' AND '.join(where)} "
-            f"ORDER BY {column} {direction}, s.sid {direction} LIMIT %s",
+            f"ORDER BY {', '.join(f'{column} {direction}' for column in columns)} LIMIT %s",
             (*values, size),
         )
         found += [row for row in some if metadata is None or _has(row[3], metadata)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 
 from asynchistory.errors import NotOpenError
 from asynchistory.forks import in_child, own_lock
@@ -36,21 +35,30 @@ class Server:
         self._busy = 0
         self._closers = []
 
-    @asynccontextmanager
-    async def lane(self) -> AsyncGenerator[Lane, None]:
-        """A block that uses the lane of the run that it is in."""
+    async def __aenter__(self) -> Lane:
+        """Use the lane of the run that this is in; any number of tasks may at once."""
+        run = current_run()
         with self._lock:
             if self._closing:
                 raise NotOpenError(f"{self.address.url} is closed; open the history again")
             self._busy += 1
-        try:
-            run = current_run()
-            found = self._lanes.get(run)
-            yield (found or await self._open(run))[0]
-        finally:
-            with self._lock:
-                self._busy -= 1
-                closers = [] if self._busy else self._closers
+        found = self._lanes.get(run)
+        if found is None:
+            try:
+                found = await self._open(run)
+            except BaseException:
+                self._leave()
+                raise
+        return found[0]
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._busy -= 1
+            closers = [] if self._busy else self._closers
+        if closers:
             wake(closers)
 
     async def _open(self, run: object) -> tuple[Lane, AsyncGenerator[None, None]]:

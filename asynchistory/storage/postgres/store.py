@@ -87,7 +87,7 @@ class PostgresStorage(Storage):
                 self._servers = server, replica
             server = self._servers[0]
         try:
-            async with server.lane() as lane, lane.reading(patience=0) as db:
+            async with server as lane, lane.reading(patience=0) as db:
                 await prepare(db, self.address)
         except BaseException:
             await self.aclose()
@@ -110,7 +110,7 @@ class PostgresStorage(Storage):
 
     async def _read(self, work: Callable[[Statements], Awaitable[T]], *, behind: bool = False) -> T:
         """Read; ``behind``: from the replica, if there is one."""
-        async with self._opened()[behind].lane() as lane, lane.reading() as db:
+        async with self._opened()[behind] as lane, lane.reading() as db:
             return await work(db)
 
     async def _write(
@@ -120,14 +120,14 @@ class PostgresStorage(Storage):
         *,
         plain: bool = False,
     ) -> T:
-        async with self._opened()[0].lane() as lane:
+        async with self._opened()[0] as lane:
             result: T = await lane.write(Job(None, work, key=key, plain=plain))
             return result
 
     # -- records
 
     async def append(self, batch: Batch) -> Appended:
-        async with self._opened()[0].lane() as lane:
+        async with self._opened()[0] as lane:
             result: Appended = await lane.write(Job(batch, key=batch.idempotency_key))
             return result
 
@@ -142,7 +142,7 @@ class PostgresStorage(Storage):
 
     async def changed(self, session_id: str, since: Version | None) -> None:
         announcements = announcements_of(self)
-        async with self._opened()[0].lane() as lane:
+        async with self._opened()[0] as lane:
             listener = lane.listener
             if listener is None:
                 listener = lane.listener = Listener(lane, announcements)

@@ -86,10 +86,10 @@ class Connection(psycopg.AsyncConnection[Any]):
             wanted = next(gen)
             turns = 0
             while True:
-                # A long answer comes in pieces, most of which are there already. Now and then
-                # the loop has its turn between two of them.
-                turns += 1
-                ready = _now(fileno, wanted) if turns % _AT_ONCE else 0
+                # A long answer comes in pieces, most of which are there already. At the first,
+                # and now and then, the loop has its turn.
+                ready = _now(fileno, wanted) if turns % _AT_ONCE or wanted != _READ else 0
+                turns += wanted == _READ
                 wanted = gen.send(ready or await self._until_ready(fileno, wanted))
         except StopIteration as stop:
             result: T = stop.value
@@ -104,14 +104,18 @@ class Connection(psycopg.AsyncConnection[Any]):
                     raise
 
     @property
-    def usable(self) -> bool:
-        """Whether it is between two transactions, with the server still there."""
+    def idle(self) -> bool:
+        """Whether it is between two transactions."""
         pgconn = self.pgconn
         return (
-            pgconn.status == ConnStatus.OK
-            and pgconn.transaction_status == TransactionStatus.IDLE
-            and not _now(pgconn.socket, _READ)  # a server that went away has sent its goodbye
+            pgconn.status == ConnStatus.OK and pgconn.transaction_status == TransactionStatus.IDLE
         )
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is between two transactions, with the server still there."""
+        # A server that went away has sent its goodbye.
+        return self.idle and not _now(self.pgconn.socket, _READ)
 
     def discard(self) -> None:
         """Close it, whatever is under way."""
