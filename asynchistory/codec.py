@@ -8,7 +8,8 @@ tuples, non-string keys, dates, bytes, wrong field types), whatever its cause.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from hashlib import blake2b
@@ -119,7 +120,9 @@ def decode_rows(
         CorruptRecordError: a row is damaged and ``strict`` is true.
     """
     records: list[StoredRecord] = []
-    for seq, code, timestamp, record_id, body, checksum in rows:
+    rows = list(rows)
+    for row, moment in zip(rows, _moments(rows), strict=True):
+        seq, code, timestamp, record_id, body, checksum = row
         try:
             if crc32(body, crc32(_pack_head(code, timestamp, record_id))) != checksum:
                 raise ValueError("checksum")
@@ -127,7 +130,7 @@ def decode_rows(
                 record = _decode(body)
             except msgspec.ValidationError:
                 record = decode_body(body)
-            stamp = from_microseconds(timestamp)
+            stamp = moment or from_microseconds(timestamp)
         except (struct.error, TypeError, ValueError, OverflowError, RecursionError) as error:
             reason = "checksum" if str(error) == "checksum" else type(error).__name__
             if strict:
@@ -140,6 +143,15 @@ def decode_rows(
             )
         )
     return records
+
+
+def _moments(rows: Sequence[StoredRow]) -> Sequence[datetime | None]:
+    """The times of rows, made in one call, which takes a quarter; None for those it cannot make."""
+    stamps = [row[2] for row in rows]
+    with suppress(TypeError):  # a damaged one, which is found when it is its turn
+        if len(stamps) > 1 and min(stamps) >= 0 and max(stamps) < _EXACT:
+            return msgspec.convert([stamp / 1e6 for stamp in stamps], list[datetime], strict=False)
+    return [None] * len(stamps)
 
 
 def row_record(session_id: str, seq: int, row: Row) -> StoredRecord:

@@ -63,10 +63,10 @@ async def tail(db: Statements, session_id: str, limit: int) -> Tail | None:
     if not found:
         return None
     epoch, seq, base_seq, first, *_ = found[0]
-    newest = [row[3:] for row in found if row[3] is not None]
-    if base_seq and (first is None or len(newest) < min(limit, seq)):
+    if base_seq and (first is None or len(found) < min(limit, seq)):
         return await _long_tail(db, session_id, limit)
-    return Tail(Version(epoch, seq), tuple(decode_rows(session_id, stored_rows(newest))))
+    newest = [] if first is None else stored_rows([row[3:] for row in found])
+    return Tail(Version(epoch, seq), tuple(decode_rows(session_id, newest)))
 
 
 async def _long_tail(db: Statements, session_id: str, limit: int) -> Tail | None:
