@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import psycopg
+import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.faults.proxy import Proxy, proxy_to
@@ -68,6 +69,54 @@ def _drop(url: str) -> None:
     with suppress(psycopg.Error), psycopg.connect(url, autocommit=True) as connection:
         for schema in _made:
             connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+
+
+@contextmanager
+def stranger(url: str, attributes: str = "LOGIN") -> Iterator[tuple[str, str]]:
+    """The same store's URL as of a new user without any rights, and the user's name."""
+    parts = urlsplit(url)
+    name, password = f"user_{dict(parse_qsl(parts.query))['schema']}", "cAnArY-7741"
+    with direct(url) as admin:
+        if not admin.execute("SELECT rolsuper FROM pg_roles WHERE rolname = user").fetchall()[0][0]:
+            pytest.skip("the user of the tests may not make others")
+        _drop_user(admin, name)
+        admin.execute(f"CREATE ROLE {name} {attributes} PASSWORD '{password}'")
+        try:
+            host = parts.netloc.rpartition("@")[2]
+            yield urlunsplit(parts._replace(netloc=f"{name}:{password}@{host}")), name
+        finally:
+            _drop_user(admin, name)
+
+
+def _drop_user(admin: psycopg.Connection, name: str) -> None:
+    if admin.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (name,)).fetchall():
+        admin.execute(f"DROP OWNED BY {name} CASCADE")
+        admin.execute(f"DROP ROLE {name}")
+
+
+@contextmanager
+def database(url: str, options: str) -> Iterator[str]:
+    """The URL of a store in a new database, made with these options."""
+    parts = urlsplit(url)
+    name = f"database_{dict(parse_qsl(parts.query))['schema']}"
+    with direct(url) as admin:
+        if not admin.execute("SELECT rolsuper FROM pg_roles WHERE rolname = user").fetchall()[0][0]:
+            pytest.skip("the user of the tests may not make databases")
+        admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE template0 {options}")
+        try:
+            yield urlunsplit(parts._replace(path=f"/{name}"))
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def held_up(by: psycopg.Connection) -> int:
+    """How many others wait for what this connection has locked."""
+    found = by.execute(
+        "SELECT count(*) FROM (SELECT DISTINCT pid FROM pg_locks WHERE NOT granted) w "
+        "WHERE pg_backend_pid() = ANY(pg_blocking_pids(w.pid))"
+    ).fetchall()
+    return int(found[0][0])
 
 
 @contextmanager

@@ -14,6 +14,8 @@ class Proxy:
     Attributes:
         port: where it listens.
         cuts: connections that it has cut.
+        refused: connections that it has not let through.
+        change: what it passes on of what it was sent; None cuts the connection.
     """
 
     def __init__(self, connect: Callable[[], socket.socket]) -> None:
@@ -21,12 +23,16 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.cuts = 0
+        self.refused = 0
+        self.change: Callable[[bytes], bytes | None] = lambda data: data
         self._lock = threading.Lock()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         #: Bytes, in either direction, after which the connection that passes the last is cut.
         self._left: int | None = None
         self._closed = False
         self._refusing = False
+        self._flows = threading.Event()
+        self._flows.set()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut_after(self, size: int) -> None:
@@ -43,8 +49,16 @@ class Proxy:
             for pair in pairs:
                 self._cut(pair)
 
+    def silence(self, silent: bool) -> None:
+        """Let nothing pass for as long as this is on, with all connections left open."""
+        if silent:
+            self._flows.clear()
+        else:
+            self._flows.set()
+
     def close(self) -> None:
         self._closed = True
+        self._flows.set()
         self._listener.close()
         for pair in list(self._pairs):
             self._cut(pair)
@@ -56,6 +70,7 @@ class Proxy:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if self._refusing:
                     client.close()
+                    self.refused += 1
                     continue
                 pair = (client, self._connect())
                 with self._lock:
@@ -70,6 +85,12 @@ class Proxy:
     ) -> None:
         with suppress(OSError):
             while data := one.recv(65536):
+                self._flows.wait()
+                changed = self.change(data)
+                if changed is None:
+                    self.cuts += 1
+                    break
+                data = changed
                 allowed = self._allowed(len(data))
                 other.sendall(data[:allowed])
                 if allowed < len(data):
