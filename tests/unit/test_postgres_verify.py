@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
+from zlib import crc32
 
 import anyio
 import pytest
@@ -15,7 +17,9 @@ from asynchistory import (
     HistoryQuery,
     Message,
     PostgresStorage,
+    ToolCall,
 )
+from asynchistory.codec import TYPE_CODES, encode_record
 from tests.contract.archiving import live
 from tests.postgres import direct, url_of
 
@@ -37,6 +41,47 @@ DAMAGE = {
     "metadata that is none": ("UPDATE sessions SET metadata = '[]' WHERE id = 'chat'", "metadata"),
     "a key that is damaged": ("UPDATE idempotency SET epoch = epoch + 99", "idempotency key"),
     "an epoch from nowhere": ("UPDATE sessions SET epoch = epoch + 9999", "not drawn yet"),
+    "an epoch that is given twice": (
+        f"UPDATE sessions SET epoch = (SELECT epoch FROM sessions WHERE sid = {CHAT}) "
+        "WHERE id = 'empty'",
+        "epochs that several sessions have: 1",
+    ),
+    "a record that is what its base has": (
+        "UPDATE sessions SET base_seq = base_seq + 1 WHERE id = 'fork of fork';"
+        "INSERT INTO records(sid, seq, ts, crc, type, id, body) SELECT s.sid, 1, r.ts, r.crc, "
+        f"r.type, r.id, r.body FROM sessions s, records r WHERE s.id = 'fork' AND r.sid = {CHAT} "
+        "AND r.seq = 1",
+        "record 1 does not belong to it",
+    ),
+    "a fork that is longer than itself": (
+        "UPDATE sessions SET fork_seq = seq + 1 WHERE id = 'fork'",
+        "is not within its",
+    ),
+    "a base that is not named": (
+        "UPDATE sessions SET base = NULL WHERE id = 'fork'",
+        "it lacks the session that its first 9 records rest on",
+    ),
+    "a base that is too short": (
+        "UPDATE sessions SET seq = 8 WHERE id = 'chat'",
+        "it cannot rest on another session up to seq 9",
+    ),
+    "a base of others": (
+        "UPDATE sessions SET family = 9999 WHERE id = 'fork'",
+        "of another family",
+    ),
+    "metadata that is no JSON": (
+        "UPDATE sessions SET metadata = '{' WHERE id = 'chat'",
+        "its metadata is not a JSON object",
+    ),
+    "records of a pop that cannot be opened": (
+        "UPDATE idempotency SET removed = 'nonsense' WHERE removed IS NOT NULL",
+        "idempotency key is damaged",
+    ),
+    "records of a pop that are damaged": (
+        "UPDATE idempotency SET removed = overlay(removed PLACING '\\x00'::bytea "
+        "FROM length(removed)) WHERE removed IS NOT NULL",
+        "idempotency key is damaged",
+    ),
     "a stray record": (
         "INSERT INTO records(sid, seq, ts, crc, type, id, body) VALUES(9999, 1, 1, 1, 1, '', '')",
         "of a session that is missing",
@@ -84,6 +129,24 @@ async def test_a_damaged_record_is_told_and_the_others_are_read(
     assert [(item.session_id, item.seq) for item in found.damaged] == [("chat", 1)]
     assert isinstance(page.records[0], CorruptRecord)
     assert not any(isinstance(record, CorruptRecord) for record in page.records[1:])
+
+
+async def test_a_record_that_says_to_be_of_another_type_is_damaged(
+    history: AsyncHistoryManager, url: str
+) -> None:
+    row = encode_record(ToolCall(name="f", input={}))
+    head = struct.pack(">Bq16s", TYPE_CODES["message"], row.timestamp, row.record_id)
+    crc = crc32(row.body.encode(), crc32(head))
+    with direct(url) as db:
+        db.execute(
+            f"UPDATE records SET ts = %s, id = %s, body = %s, crc = %s WHERE sid = {CHAT} "
+            "AND seq = 1",
+            (row.timestamp, row.record_id, row.body, crc),
+        )
+
+    found = await history.verify()
+
+    assert [(item.seq, item.reason) for item in found.damaged] == [(1, "type")]
 
 
 async def test_what_is_erased_is_in_no_table(history: AsyncHistoryManager, url: str) -> None:

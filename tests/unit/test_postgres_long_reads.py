@@ -1,0 +1,111 @@
+"""Reads of the PostgreSQL store that take more than one piece."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from asynchistory import AsyncHistoryManager, Message, PostgresStorage
+from tests.postgres import direct, url_of
+
+pytestmark = pytest.mark.anyio
+
+#: More records, and more sessions, than are looked at at first.
+RECORDS, SESSIONS = 350, 1_200
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return url_of(str(tmp_path))
+
+
+@pytest.fixture
+async def history(url: str) -> AsyncIterator[AsyncHistoryManager]:
+    async with AsyncHistoryManager(PostgresStorage(url), level="fresh") as history:
+        yield history
+
+
+def say(text: str) -> Message:
+    return Message.of("user", text)
+
+
+async def numbers(history: AsyncHistoryManager, **query: object) -> list[int]:
+    return [hit.record.seq for hit in await history.search("needle", **query)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("session_id", [None, "chat"])
+async def test_a_search_goes_on_until_it_has_found_what_is_rare(
+    history: AsyncHistoryManager, session_id: str | None
+) -> None:
+    # Records that are not of ASCII alone PostgreSQL cannot leave out.
+    hay = [say(f"hay ü {number}") for number in range(RECORDS)]
+    await history.append("chat", say("a needle"), *hay, say("needles"), *hay[:150])
+
+    found = await numbers(history, session_id=session_id, limit=5)
+
+    assert found == [RECORDS + 2, 1]
+
+
+@pytest.mark.parametrize("session_id", [None, "chat"])
+async def test_the_best_hits_are_those_of_all_records(
+    history: AsyncHistoryManager, session_id: str | None
+) -> None:
+    plain = [say(f"needle in the hay {number}") for number in range(RECORDS)]
+    best = [say("needle needle needle"), say("needle needle")]
+    await history.append("chat", best[0], *plain[:200], best[1], *plain[200:])
+
+    found = await numbers(history, session_id=session_id, limit=2, order="rank")
+
+    assert found == [1, 202]
+
+
+async def test_sessions_of_a_metadata_are_found_among_many(
+    history: AsyncHistoryManager, url: str
+) -> None:
+    with direct(url) as db:
+        db.execute(
+            "INSERT INTO sessions(id, metadata, created, updated, epoch) SELECT 's' || g, "
+            """CASE WHEN mod(g, 400) = 1 THEN '{"rare": true}' ELSE '{"rare": 1}' END, """
+            "g, g, nextval('epochs') FROM generate_series(1, %s) g",
+            (SESSIONS,),
+        )
+
+    for order, names in (
+        ("created", ["s1", "s401", "s801"]),
+        ("updated", ["s801", "s401", "s1"]),
+    ):
+        found: list[str] = []
+        after = None
+        while True:
+            page = await history.list_sessions(
+                metadata={"rare": True},
+                order=order,  # type: ignore[arg-type]
+                limit=2,
+                after=after,
+            )
+            found += [session.id for session in page]
+            if (after := page.next) is None:
+                break
+        assert found == names
+
+
+async def test_a_full_page_of_a_metadata_reads_no_further(
+    history: AsyncHistoryManager, url: str
+) -> None:
+    with direct(url) as db:
+        db.execute(
+            "INSERT INTO sessions(id, metadata, created, updated, epoch) SELECT 's' || g, "
+            """'{"team": ' || mod(g, 2) || '}', g, g, nextval('epochs') """
+            "FROM generate_series(1, %s) g",
+            (SESSIONS,),
+        )
+        # What lies beyond it would not even be JSON.
+        db.execute("UPDATE sessions SET metadata = 'x' WHERE sid <= %s", (SESSIONS // 2,))
+
+    page = await history.list_sessions(metadata={"team": 1}, limit=249)
+
+    assert [session.id for session in page][:2] == ["s1199", "s1197"]
+    assert len(page.sessions) == 249
+    assert page.next is not None

@@ -1,0 +1,250 @@
+"""What other processes change between two statements of the PostgreSQL store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+import psycopg
+import pytest
+
+from asynchistory import (
+    AsyncHistoryManager,
+    HistoryQuery,
+    Message,
+    PostgresStorage,
+    SequenceConflictError,
+    SessionNotFoundError,
+    StorageUnavailableError,
+)
+from asynchistory.storage.postgres.places import lock_of
+from tests.contract.watching import until
+from tests.faults.proxy import Proxy
+from tests.postgres import direct, held_up, proxied, url_of
+
+pytestmark = pytest.mark.anyio
+
+_NEW = (
+    "INSERT INTO sessions(id, created, updated, epoch, user_id) "
+    "VALUES(%s, now_us(), now_us(), nextval('epochs'), 'ann')"
+)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return url_of(str(tmp_path))
+
+
+@pytest.fixture
+def cut(url: str) -> Iterator[tuple[str, Proxy]]:
+    with proxied(url) as found:
+        yield found
+
+
+@pytest.fixture
+async def history(url: str) -> AsyncIterator[AsyncHistoryManager]:
+    async with AsyncHistoryManager(PostgresStorage(url), level="fresh") as history:
+        yield history
+
+
+def say(text: str) -> Message:
+    return Message.of("user", text)
+
+
+async def texts(history: AsyncHistoryManager, session_id: str = "chat") -> list[str]:
+    return [getattr(record, "text", "") for record in await history.last(session_id, 100)]
+
+
+async def meanwhile(
+    url: str, change: Callable[[psycopg.Connection], Any], call: Callable[[], Awaitable[Any]]
+) -> Any:
+    """What a call gives that waits for another transaction, which then commits this change."""
+    outcome: list[Any] = []
+
+    async def run() -> None:
+        try:
+            outcome.append(await call())
+        except Exception as error:
+            outcome.append(error)
+
+    with direct(url) as other:
+        async with anyio.create_task_group() as tasks:
+            with other.transaction():
+                change(other)
+                tasks.start_soon(run)
+                await until(lambda: bool(outcome or held_up(other)))
+                assert not outcome, "it did not wait"
+    return outcome[0]
+
+
+def before(proxy: Proxy, words: bytes, action: Callable[[], object]) -> None:
+    """Do this once, just before the server gets these words."""
+    done: list[object] = []
+
+    def change(data: bytes) -> bytes:
+        if words in data and not done:
+            done.append(action())
+        return data
+
+    proxy.change = change
+
+
+# -- changes that wait
+
+
+async def test_a_replace_of_what_others_just_made_replaces_that(
+    history: AsyncHistoryManager, url: str
+) -> None:
+    await meanwhile(
+        url,
+        lambda other: other.execute(_NEW, ("chat",)),
+        lambda: history.replace("chat", say("ours"), idempotency_key="once"),
+    )
+
+    assert await texts(history) == ["ours"]
+    session = await history.get_session("chat")
+    assert session is not None
+    assert session.user_id == "ann"
+    replayed = await history.replace("chat", say("ours"), idempotency_key="once")
+    assert replayed.replayed
+
+
+async def test_a_replace_of_nothing_is_refused_once_others_have_stored_something(
+    history: AsyncHistoryManager, url: str
+) -> None:
+    def theirs(other: psycopg.Connection) -> None:
+        other.execute(_NEW, ("chat",))
+        other.execute("UPDATE sessions SET seq = 3 WHERE id = 'chat'")
+
+    refused = await meanwhile(
+        url, theirs, lambda: history.replace("chat", say("ours"), expected_seq=0)
+    )
+
+    assert isinstance(refused, SequenceConflictError)
+    assert refused.actual == 3
+
+
+async def test_an_erasure_passes_over_what_others_have_just_deleted(
+    history: AsyncHistoryManager, url: str
+) -> None:
+    for name in ("one", "two"):
+        await history.create_session(name, user_id="eve")
+        await history.append(name, say(name))
+
+    erased = await meanwhile(
+        url,
+        lambda other: other.execute("DELETE FROM sessions WHERE id = 'one'"),
+        lambda: history.storage.erase_user("eve", most=10),
+    )
+
+    assert [(deleted.session_id, deleted.records) for deleted in erased] == [("two", 1)]
+    assert (await history.list_sessions(user_id="eve")).sessions == ()
+
+
+async def test_a_change_of_what_others_have_deleted_and_made_again_is_one_of_the_new(
+    history: AsyncHistoryManager, url: str
+) -> None:
+    await history.create_session("chat", user_id="eve")
+
+    def anew(other: psycopg.Connection) -> None:
+        other.execute("DELETE FROM sessions WHERE id = 'chat'")
+        other.execute(_NEW, ("chat",))
+
+    session = await meanwhile(
+        url, anew, lambda: history.update_session("chat", title="a new title")
+    )
+
+    assert (session.user_id, session.title) == ("ann", "a new title")
+
+
+async def test_a_change_of_what_others_have_deleted_finds_nothing(
+    history: AsyncHistoryManager, url: str
+) -> None:
+    await history.append("chat", say("one"))
+
+    refused = await meanwhile(
+        url,
+        lambda other: other.execute("DELETE FROM sessions WHERE id = 'chat'"),
+        lambda: history.truncate("chat", 0),
+    )
+
+    assert isinstance(refused, SessionNotFoundError)
+
+
+async def test_a_prune_passes_over_a_family_that_is_in_use(
+    history: AsyncHistoryManager, url: str
+) -> None:
+    long_ago = datetime(2020, 1, 1, tzinfo=UTC)
+    for name in ("used", "free"):
+        await history.create_session(name, expires_at=long_ago)
+
+    async def prune() -> list[str]:
+        deleted = await history.storage.prune(now=datetime.now(UTC), older_than=None, most=10)
+        return [each.session_id for each in deleted]
+
+    with direct(url) as other:
+        with other.transaction():
+            (sid,) = other.execute("SELECT sid FROM sessions WHERE id = 'used'").fetchall()[0]
+            other.execute("SELECT pg_advisory_xact_lock(%s, %s)", lock_of(sid))
+            assert await prune() == ["free"]
+
+        assert await prune() == ["used"]
+
+
+# -- between two statements of a read
+
+
+async def test_a_fork_that_is_deleted_while_its_tail_is_read_has_none(
+    cut: tuple[str, Proxy], history: AsyncHistoryManager, url: str
+) -> None:
+    address, proxy = cut
+    await history.append("chat", *[say(str(number)) for number in range(5)])
+    await history.fork("chat", "fork")
+    async with PostgresStorage(address) as storage:
+        tail = await storage.tail("fork", 5)
+        assert tail is not None
+        assert len(tail.records) == 5
+        with direct(url) as other:
+            before(
+                proxy,
+                b"REPEATABLE READ",
+                lambda: other.execute("DELETE FROM sessions WHERE id = 'fork'"),
+            )
+
+            assert await storage.tail("fork", 5) is None
+    assert await texts(history, "chat") == ["0", "1", "2", "3", "4"]
+
+
+async def test_a_fork_that_is_deleted_while_it_is_read_is_not_found(
+    cut: tuple[str, Proxy], history: AsyncHistoryManager, url: str
+) -> None:
+    address, proxy = cut
+    await history.append("chat", *[say(str(number)) for number in range(5)])
+    await history.fork("chat", "fork")
+    async with AsyncHistoryManager(PostgresStorage(address), level="fresh") as reading:
+        with direct(url) as other:
+            before(
+                proxy,
+                b"REPEATABLE READ",
+                lambda: other.execute("DELETE FROM sessions WHERE id = 'fork'"),
+            )
+
+            with pytest.raises(SessionNotFoundError):
+                await reading.query_history(HistoryQuery("fork"))
+
+
+async def test_a_read_of_one_moment_that_is_cut_is_unavailable_and_the_next_goes_on(
+    cut: tuple[str, Proxy], history: AsyncHistoryManager
+) -> None:
+    address, proxy = cut
+    await history.append("chat", say("one"))
+    async with AsyncHistoryManager(PostgresStorage(address), level="fresh") as reading:
+        proxy.change = lambda data: None if b"GROUP BY" in data else data
+        with pytest.raises(StorageUnavailableError, match="hung up"):
+            await reading.get_session_summary("chat")
+
+        proxy.change = lambda data: data
+        assert (await reading.get_session_summary("chat")).records == 1
