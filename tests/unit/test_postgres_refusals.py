@@ -178,6 +178,7 @@ REFUSED: dict[str, tuple[type[AsyncHistoryError], str]] = {
     "53200": (StorageUnavailableError, "no room left; free some"),
     "53300": (StorageUnavailableError, "no free connection; try again"),
     "28000": (StorageUnavailableError, "user or password; check the URL"),  # as a pooler does
+    "28P01": (StorageUnavailableError, "user or password; check the URL"),
     "3D000": (StorageUnavailableError, "no such database; create it"),
     "57P01": (StorageUnavailableError, "starts, stops"),
     "55P03": (BusyError, "others hold a lock on it; nothing was written"),
@@ -187,14 +188,11 @@ REFUSED: dict[str, tuple[type[AsyncHistoryError], str]] = {
 }
 
 
-_NOT_ITS_CLASS = pytest.mark.xfail(reason="it is no InvalidAuthorizationSpecification", strict=True)
-
-
-@pytest.mark.parametrize("code", [*REFUSED, pytest.param("28P01", marks=_NOT_ITS_CLASS)])
+@pytest.mark.parametrize("code", REFUSED)
 async def test_what_the_server_raises_is_told_without_its_words(
     history: AsyncHistoryManager, url: str, code: str
 ) -> None:
-    error, remedy = REFUSED[{"28P01": "28000"}.get(code, code)]
+    error, remedy = REFUSED[code]
     with direct(url) as admin:
         admin.execute(
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
@@ -283,13 +281,11 @@ async def test_no_refusal_of_a_connection_has_the_password(url: str, attributes:
         assert CANARY not in repr(caught.value)
 
 
-@pytest.mark.xfail(reason="libpq gives no SQLSTATE of a connection that was refused", strict=True)
 async def test_a_user_that_may_not_connect_is_told_what_is_wrong(url: str) -> None:
     with stranger(url, "NOLOGIN") as (theirs, _):
         await refuse(lambda: opened(theirs), StorageUnavailableError, "user or password; check")
 
 
-@pytest.mark.xfail(reason="libpq gives no SQLSTATE of a connection that was refused", strict=True)
 async def test_a_database_that_is_missing_is_told_to_be_created(url: str) -> None:
     parts = urlsplit(url)
     missing = urlunsplit(parts._replace(path="/no_such_database"))
@@ -297,13 +293,11 @@ async def test_a_database_that_is_missing_is_told_to_be_created(url: str) -> Non
     await refuse(lambda: opened(missing), StorageUnavailableError, "no such database; create it")
 
 
-@pytest.mark.xfail(reason="libpq gives no SQLSTATE of a connection that was refused", strict=True)
 async def test_connections_that_are_used_up_are_no_network_fault(url: str) -> None:
     with stranger(url, "LOGIN CONNECTION LIMIT 0") as (theirs, _):
         await refuse(lambda: opened(theirs), StorageUnavailableError, "no free connection")
 
 
-@pytest.mark.xfail(reason="libpq takes a plus sign in a URL for itself", strict=True)
 async def test_an_option_with_a_space_reaches_the_server(url: str) -> None:
     spaced = f"{url}&options=-c%20application_name%3Dspaced%20-c%20work_mem%3D4096"
     await opened(spaced)

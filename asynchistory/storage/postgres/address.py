@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import psycopg
 from psycopg import conninfo
@@ -51,7 +51,7 @@ def parse(url: str) -> Address:
         asked = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         ours = {name: value for name, value in asked if name in _OURS}
         theirs = [(name, value) for name, value in asked if name not in _OURS]
-        bare = urlunsplit(parts._replace(query=urlencode(theirs)))
+        bare = urlunsplit(parts._replace(query=urlencode(theirs, quote_via=quote)))
         params = conninfo.conninfo_to_dict(bare)
         _ = parts.port  # which raises if it is no number
     except (ValueError, psycopg.Error):

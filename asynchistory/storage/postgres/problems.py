@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import psycopg
 from psycopg import errors
 
@@ -15,6 +17,7 @@ from asynchistory.errors import (
 #: Errors that end a transaction because of others; done again, it may well go through.
 RETRIED = (errors.SerializationFailure, errors.DeadlockDetected)
 _BUSY = (errors.LockNotAvailable, *RETRIED)
+_AUTHORIZATION = (errors.InvalidAuthorizationSpecification, errors.InvalidPassword)
 #: What is refused while a server starts, stops, or has too many connections.
 _PASSING = (
     errors.CannotConnectNow,
@@ -22,7 +25,15 @@ _PASSING = (
     errors.CrashShutdown,
     errors.TooManyConnections,
 )
-_STARTING = ("starting up", "shutting down", "recovery", "too many", "remaining connection")
+_STARTING = (
+    "starting up",
+    "shutting down",
+    "terminating",
+    "recovery",
+    "too many",
+    "remaining connection",
+)
+_NO_DATABASE = re.compile('FATAL:  database ".*" does not exist')
 
 
 def translate(error: BaseException, url: str) -> AsyncHistoryError:
@@ -47,10 +58,13 @@ def translate(error: BaseException, url: str) -> AsyncHistoryError:
 
 
 def _reason(error: BaseException) -> str | None:
-    if isinstance(error, errors.InvalidAuthorizationSpecification):  # a password too
-        return "the server does not accept this user or password; check the URL"
-    if isinstance(error, errors.InvalidCatalogName):
+    refusal = _refusal(error)
+    if isinstance(error, errors.InvalidCatalogName) or _NO_DATABASE.search(refusal):
         return "there is no such database; create it"
+    if isinstance(error, _PASSING) or any(word in refusal for word in _STARTING):
+        return "the server starts, stops or has no free connection; try again"
+    if isinstance(error, _AUTHORIZATION) or refusal:
+        return "the server does not accept this user or password; check the URL"
     if isinstance(error, errors.InsufficientPrivilege):
         return "the user may not do this; grant it CREATE on the database, or make the schema"
     if isinstance(error, (errors.DiskFull, errors.OutOfMemory)):
@@ -59,8 +73,6 @@ def _reason(error: BaseException) -> str | None:
         return "this server only reads, as a replica does; give the URL of the primary"
     if isinstance(error, (errors.UndefinedTable, errors.UndefinedFunction, errors.UndefinedColumn)):
         return "a table or function of ours is missing; restore a backup"
-    if isinstance(error, _PASSING):
-        return "the server starts, stops or has no free connection; try again"
     if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError, OSError)):
         return "the server cannot be reached or hung up; check that it runs, and try again"
     return None
@@ -72,6 +84,11 @@ def passing(error: BaseException) -> bool:
         return True
     if not isinstance(error, psycopg.OperationalError) or error.sqlstate is not None:
         return False
-    # libpq gives no code of a connection that was refused. FATAL is the server's own word.
-    text = str(error)
-    return "FATAL" not in text or any(word in text for word in _STARTING)
+    refusal = _refusal(error)
+    return not refusal or any(word in refusal for word in _STARTING)
+
+
+def _refusal(error: BaseException) -> str:
+    """What the server said when it refused a connection, for which libpq gives no code."""
+    text = str(error) if getattr(error, "sqlstate", None) is None else ""
+    return text if isinstance(error, psycopg.OperationalError) and "FATAL" in text else ""
