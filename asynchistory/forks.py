@@ -47,7 +47,7 @@ class Inside:
     __slots__ = ("__weakref__", "lock")
 
     def __init__(self) -> None:
-        self.lock: threading.Lock = threading.Lock()
+        self.lock: threading.Lock = own_lock(self, "lock")
         _all.add(weakref.ref(self, _all.discard))
 
     def __enter__(self) -> None:
@@ -78,9 +78,6 @@ def _renew() -> None:
     global _turn
     _turn = threading.Lock()
     _kept_out.clear()
-    for reference in list(_all):
-        if (inside := reference()) is not None:
-            inside.lock = threading.Lock()
     for owner, names in list(_owners.items()):
         for name in names:
             setattr(owner, name, threading.Lock())

@@ -22,6 +22,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from asynchistory import AsyncHistoryManager, HistoryQuery
 from tests.faults.proxy import Proxy, proxy_to
 
 _made: set[str] = set()
@@ -73,14 +74,35 @@ def _drop(url: str) -> None:
             connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
 
 
+def _schema_of(url: str) -> str:
+    return dict(parse_qsl(urlsplit(url).query))["schema"]
+
+
+@contextmanager
+def _superuser(url: str) -> Iterator[psycopg.Connection]:
+    with direct(url) as admin:
+        if not admin.execute("SELECT rolsuper FROM pg_roles WHERE rolname = user").fetchall()[0][0]:
+            pytest.skip("the user of the tests may not make users and databases")
+        yield admin
+
+
+async def texts(history: AsyncHistoryManager, session_id: str = "chat") -> list[str]:
+    """The texts of all of a session's records."""
+    found: list[str] = []
+    after: str | None = None
+    while True:
+        page = await history.query_history(HistoryQuery(session_id, limit=10_000, after=after))
+        found += [getattr(record, "text", "") for record in page]
+        if (after := page.next) is None:
+            return found
+
+
 @contextmanager
 def stranger(url: str, attributes: str = "LOGIN") -> Iterator[tuple[str, str]]:
     """The same store's URL as of a new user without any rights, and the user's name."""
     parts = urlsplit(url)
-    name, password = f"user_{dict(parse_qsl(parts.query))['schema']}", "cAnArY-7741"
-    with direct(url) as admin:
-        if not admin.execute("SELECT rolsuper FROM pg_roles WHERE rolname = user").fetchall()[0][0]:
-            pytest.skip("the user of the tests may not make others")
+    name, password = f"user_{_schema_of(url)}", "cAnArY-7741"
+    with _superuser(url) as admin:
         _drop_user(admin, name)
         admin.execute(f"CREATE ROLE {name} {attributes} PASSWORD '{password}'")
         try:
@@ -100,10 +122,8 @@ def _drop_user(admin: psycopg.Connection, name: str) -> None:
 def database(url: str, options: str) -> Iterator[str]:
     """The URL of a store in a new database, made with these options."""
     parts = urlsplit(url)
-    name = f"database_{dict(parse_qsl(parts.query))['schema']}"
-    with direct(url) as admin:
-        if not admin.execute("SELECT rolsuper FROM pg_roles WHERE rolname = user").fetchall()[0][0]:
-            pytest.skip("the user of the tests may not make databases")
+    name = f"database_{_schema_of(url)}"
+    with _superuser(url) as admin:
         admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         admin.execute(f"CREATE DATABASE {name} TEMPLATE template0 {options}")
         try:

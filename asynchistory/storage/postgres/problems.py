@@ -61,7 +61,7 @@ def _reason(error: BaseException) -> str | None:
     refusal = _refusal(error)
     if isinstance(error, errors.InvalidCatalogName) or _NO_DATABASE.search(refusal):
         return "there is no such database; create it"
-    if isinstance(error, _PASSING) or any(word in refusal for word in _STARTING):
+    if _starting(error):
         return "the server starts, stops or has no free connection; try again"
     if isinstance(error, _AUTHORIZATION) or refusal:
         return "the server does not accept this user or password; check the URL"
@@ -80,12 +80,15 @@ def _reason(error: BaseException) -> str | None:
 
 def passing(error: BaseException) -> bool:
     """Whether to connect may go through a moment later."""
-    if isinstance(error, _PASSING):
+    if _starting(error):
         return True
-    if not isinstance(error, psycopg.OperationalError) or error.sqlstate is not None:
-        return False
+    unknown = isinstance(error, psycopg.OperationalError) and error.sqlstate is None
+    return unknown and not _refusal(error)
+
+
+def _starting(error: BaseException) -> bool:
     refusal = _refusal(error)
-    return not refusal or any(word in refusal for word in _STARTING)
+    return isinstance(error, _PASSING) or any(word in refusal for word in _STARTING)
 
 
 def _refusal(error: BaseException) -> str:

@@ -4,7 +4,7 @@ psycopg does its work in generators that say which socket they wait for, and on 
 Who waits is not their business: psycopg itself waits through asyncio, and this
 module does through AnyIO. What it touches for that is not psycopg's public API
 (``_connect_gen``, and ``wait`` being all that waits), which is why the version is
-pinned and tests/unit/test_postgres_waiting.py looks whether it is still there.
+pinned and tests/unit/postgres/test_waiting.py looks whether it is still there.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -15,8 +13,6 @@ from asynchistory import (
     BusyError,
     ConfigurationError,
     ForeignDatabaseError,
-    HistoryQuery,
-    Message,
     NewerSchemaError,
     NotOpenError,
     OutcomeUnknownError,
@@ -24,41 +20,11 @@ from asynchistory import (
     StorageUnavailableError,
     open_history,
 )
+from tests.contract.archiving import say
 from tests.faults.proxy import Proxy
-from tests.postgres import direct, proxied, url_of
+from tests.postgres import direct, texts
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return url_of(str(tmp_path))
-
-
-@pytest.fixture
-def cut(url: str) -> Iterator[tuple[str, Proxy]]:
-    with proxied(url) as found:
-        yield found
-
-
-@pytest.fixture
-async def history(url: str) -> AsyncIterator[AsyncHistoryManager]:
-    async with AsyncHistoryManager(PostgresStorage(url), level="fresh") as history:
-        yield history
-
-
-def say(text: str) -> Message:
-    return Message.of("user", text)
-
-
-async def texts(history: AsyncHistoryManager, session_id: str = "chat") -> list[str]:
-    found: list[str] = []
-    after: str | None = None
-    while True:
-        page = await history.query_history(HistoryQuery(session_id, limit=10_000, after=after))
-        found += [record.text for record in page]
-        if (after := page.next) is None:
-            return found
 
 
 # -- connections that break

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import AsyncIterator
-from pathlib import Path
 from zlib import crc32
 
 import anyio
@@ -16,12 +14,11 @@ from asynchistory import (
     CorruptRecord,
     HistoryQuery,
     Message,
-    PostgresStorage,
     ToolCall,
 )
 from asynchistory.codec import TYPE_CODES, encode_record
 from tests.contract.archiving import live
-from tests.postgres import direct, url_of
+from tests.postgres import direct
 
 pytestmark = pytest.mark.anyio
 
@@ -90,15 +87,9 @@ DAMAGE = {
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return url_of(str(tmp_path))
-
-
-@pytest.fixture
-async def history(url: str) -> AsyncIterator[AsyncHistoryManager]:
-    async with AsyncHistoryManager(PostgresStorage(url), level="fresh") as history:
-        await live(history)
-        yield history
+async def history(history: AsyncHistoryManager) -> AsyncHistoryManager:
+    await live(history)
+    return history
 
 
 async def test_what_nobody_has_touched_is_whole(history: AsyncHistoryManager) -> None:
@@ -167,7 +158,7 @@ async def test_a_forked_child_opens_connections_of_its_own(
     history: AsyncHistoryManager, url: str
 ) -> None:
     await history.append("chat", Message.of("user", "before"))
-    script = anyio.Path(__file__).parent / "data" / "forked_postgres.py"
+    script = anyio.Path(__file__).parents[1] / "data" / "forked_postgres.py"
     import sys
 
     done = await anyio.run_process([sys.executable, str(script), url], check=False)

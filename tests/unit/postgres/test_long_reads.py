@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
-from asynchistory import AsyncHistoryManager, Message, PostgresStorage
-from tests.postgres import direct, url_of
+from asynchistory import AsyncHistoryManager
+from tests.contract.archiving import say
+from tests.postgres import direct
 
 pytestmark = pytest.mark.anyio
 
 #: More records, and more sessions, than are looked at at first.
 RECORDS, SESSIONS = 350, 1_200
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return url_of(str(tmp_path))
-
-
-@pytest.fixture
-async def history(url: str) -> AsyncIterator[AsyncHistoryManager]:
-    async with AsyncHistoryManager(PostgresStorage(url), level="fresh") as history:
-        yield history
-
-
-def say(text: str) -> Message:
-    return Message.of("user", text)
 
 
 async def numbers(history: AsyncHistoryManager, **query: object) -> list[int]:

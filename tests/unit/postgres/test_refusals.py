@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -14,7 +13,6 @@ from asynchistory import (
     AsyncHistoryError,
     AsyncHistoryManager,
     BusyError,
-    Message,
     PostgresStorage,
     StorageError,
     StorageUnavailableError,
@@ -24,42 +22,23 @@ from asynchistory.storage.postgres import changes
 from asynchistory.storage.postgres.problems import passing
 from asynchistory.storage.postgres.sql import Statements
 from asynchistory.storage.postgres.waiting import Connection
+from tests.contract.archiving import say
 from tests.faults.proxy import Proxy
-from tests.postgres import database, direct, proxied, stranger, url_of
+from tests.postgres import database, direct, stranger, texts
 from tests.unit.refusals import CANARY, everything, refuse
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return url_of(str(tmp_path))
-
-
-@pytest.fixture
-def cut(url: str) -> Iterator[tuple[str, Proxy]]:
-    with proxied(url) as found:
-        yield found
-
-
-@pytest.fixture
-async def history(url: str) -> AsyncIterator[AsyncHistoryManager]:
-    async with AsyncHistoryManager(PostgresStorage(url), level="fresh") as history:
-        await history.append("chat", say("one"))
-        yield history
-
-
-def say(text: str) -> Message:
-    return Message.of("user", text)
+async def history(history: AsyncHistoryManager) -> AsyncHistoryManager:
+    await history.append("chat", say("one"))
+    return history
 
 
 async def opened(url: str) -> None:
     async with PostgresStorage(url):
         pass
-
-
-async def texts(history: AsyncHistoryManager) -> list[str]:
-    return [getattr(record, "text", "") for record in await history.last("chat", 10)]
 
 
 # -- opening

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -14,16 +13,16 @@ import pytest
 from asynchistory import (
     AsyncHistoryManager,
     HistoryQuery,
-    Message,
     PostgresStorage,
     SequenceConflictError,
     SessionNotFoundError,
     StorageUnavailableError,
 )
 from asynchistory.storage.postgres.places import lock_of
+from tests.contract.archiving import say
 from tests.contract.watching import until
 from tests.faults.proxy import Proxy
-from tests.postgres import direct, held_up, proxied, url_of
+from tests.postgres import direct, held_up, texts
 
 pytestmark = pytest.mark.anyio
 
@@ -31,31 +30,6 @@ _NEW = (
     "INSERT INTO sessions(id, created, updated, epoch, user_id) "
     "VALUES(%s, now_us(), now_us(), nextval('epochs'), 'ann')"
 )
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return url_of(str(tmp_path))
-
-
-@pytest.fixture
-def cut(url: str) -> Iterator[tuple[str, Proxy]]:
-    with proxied(url) as found:
-        yield found
-
-
-@pytest.fixture
-async def history(url: str) -> AsyncIterator[AsyncHistoryManager]:
-    async with AsyncHistoryManager(PostgresStorage(url), level="fresh") as history:
-        yield history
-
-
-def say(text: str) -> Message:
-    return Message.of("user", text)
-
-
-async def texts(history: AsyncHistoryManager, session_id: str = "chat") -> list[str]:
-    return [getattr(record, "text", "") for record in await history.last(session_id, 100)]
 
 
 async def meanwhile(

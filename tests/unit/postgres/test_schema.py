@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import anyio
 import pytest
 
 from asynchistory import AsyncHistoryManager, Message, PostgresStorage, StorageUnavailableError
 from asynchistory.storage.postgres import schema
 from asynchistory.storage.postgres.migrations import MIGRATIONS, SCHEMA_VERSION
+from tests.contract.archiving import call
 from tests.contract.watching import until
 from tests.faults.proxy import Proxy
-from tests.postgres import direct, held_up, proxied, url_of
+from tests.postgres import direct, held_up
 
 pytestmark = pytest.mark.anyio
 
 _STEP = "ALTER TABLE sessions ADD COLUMN mood text NOT NULL DEFAULT 'fine'"
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return url_of(str(tmp_path))
-
-
-@pytest.fixture
-def cut(url: str) -> Iterator[tuple[str, Proxy]]:
-    with proxied(url) as found:
-        yield found
+def migrate_by(monkeypatch: pytest.MonkeyPatch, *steps: str) -> None:
+    """From now on this is a version with these migrations."""
+    monkeypatch.setattr(schema, "MIGRATIONS", steps)
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", len(steps))
 
 
 def next_version(monkeypatch: pytest.MonkeyPatch, *steps: str) -> None:
     """From now on this is a version with further migrations."""
-    monkeypatch.setattr(schema, "MIGRATIONS", (*MIGRATIONS, *steps))
-    monkeypatch.setattr(schema, "SCHEMA_VERSION", SCHEMA_VERSION + len(steps))
+    migrate_by(monkeypatch, *MIGRATIONS, *steps)
 
 
 def version_in(url: str) -> int:
@@ -125,3 +117,32 @@ async def test_a_schema_that_is_there_and_empty_is_filled(url: str) -> None:
     await write(url, "one")
 
     assert await read(url) == ["one"]
+
+
+# -- every earlier schema
+
+
+async def listed(history: AsyncHistoryManager) -> list[str]:
+    return [session.id for session in (await history.list_sessions()).sessions]
+
+
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+async def test_an_earlier_schema_opens_with_all_that_it_holds(
+    version: int, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        migrate_by(patch, *MIGRATIONS[:version])
+        async with AsyncHistoryManager(PostgresStorage(url)) as history:
+            await history.append("chat", *[Message.of("user", str(n)) for n in range(5)])
+            await history.append("chat", *call(1), idempotency_key="key")
+            await history.fork("chat", "fork", at_seq=3)
+            await history.truncate("chat", 4)
+            before = [await history.last(name, 100) for name in ("chat", "fork")]
+
+    async with AsyncHistoryManager(PostgresStorage(url)) as history:
+        assert await listed(history) == ["chat", "fork"]
+        assert [await history.last(name, 100) for name in ("chat", "fork")] == before
+        await history.append("fork", Message.of("user", "later"))
+        assert await listed(history) == ["fork", "chat"]
+        assert (await history.verify()).ok
+    assert version_in(url) == SCHEMA_VERSION
