@@ -51,7 +51,9 @@ class Crowd:
     async def _visit(self, number: int) -> None:
         self.here += 1
         if self.here == self.size:
-            self.tasks = living_tasks()
+            # Its own alone: a busy loop may have one of the library's, which looks after its waits.
+            living = anyio.get_running_tasks()
+            self.tasks = sum(str(task.name).endswith("Crowd._visit") for task in living)
             self.gate.set()
         await self.gate.wait()
         try:
@@ -88,7 +90,7 @@ async def gather(
         await crowd.gather()
     look_for_leftovers(report, path, before=threads)
     await look_for_tasks(report, tasks)
-    report.peaks[f"{backend}: tasks at once"] = crowd.tasks - tasks
+    report.peaks[f"{backend}: tasks at once"] = crowd.tasks
     taken = {
         "threads at most": (crowd.threads - len(threads), MOST_THREADS),
         "descriptors at most": (crowd.files - files, MOST_FILES),
