@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 #: Writers of one run: while the server has the group of one, the other makes the next.
 WRITERS = 2
+#: Appends in the queue that are enough for two groups.
+MANY = 16
 #: How often what others' transactions have ended is done again.
 _TRIES = 8
 #: Seconds for which to connect is tried again while the server starts, and between two tries.
@@ -78,6 +80,7 @@ class Lane:
         self._idle: list[Connection] = []
         self._openings: list[_Opening] = []  # those that nobody waits for
         self._writers = 0
+        self._serving = 0  # writers that have something
         self._alone = False
         self._closed = False
         self.listener: Listener | None = None
@@ -183,18 +186,26 @@ class Lane:
     async def write(self, job: Job) -> Any:
         """Queue a write; returns its outcome."""
         self.queue.append(job)
+        self._hire()
+        await job.wait(job.withdraw)
+        return job.outcome()
+
+    def _hire(self) -> None:
+        """Have one writer more, if there may be."""
         if self._writers < WRITERS and not self._alone:
             self._writers += 1
             start_task(self._work)
-        await job.wait(job.withdraw)
-        return job.outcome()
 
     async def _work(self) -> None:
         """Be a writer, until nothing is queued that this one may take."""
         try:
             with anyio.CancelScope(shield=True):
                 while jobs := self._claim(group := Group()):
-                    await self._serve(jobs, group)
+                    self._serving += 1
+                    try:
+                        await self._serve(jobs, group)
+                    finally:
+                        self._serving -= 1
         finally:
             self._writers -= 1
 
@@ -238,13 +249,17 @@ class Lane:
             # It comes after what was queued before it.
             return [queue.popleft()] if self._writers == 1 else []
         jobs: list[Job] = []
-        while queue and (batch := queue[0].batch) is not None:
+        # Half of many, if no other is at work: while the server has these, the loop makes the next.
+        most = len(queue) if self._serving or len(queue) < MANY else (len(queue) + 1) // 2
+        while queue and len(jobs) < most and (batch := queue[0].batch) is not None:
             if not queue[0].claim():
                 queue.popleft()
             elif group.take(batch):
                 jobs.append(queue.popleft())
             else:
                 break
+        if queue and queue[0].batch is not None:
+            self._hire()
         return jobs
 
     async def _append(self, jobs: list[Job], group: Group) -> None:

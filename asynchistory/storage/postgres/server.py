@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from functools import partial
 
 from asynchistory.errors import NotOpenError
 from asynchistory.forks import in_child, own_lock
 from asynchistory.queries import StoreStatistics
-from asynchistory.runs import Waiter, at_end, call_in, current_run, wake
+from asynchistory.runs import Waiter, at_end, call_in, current_run, until_end, wake
 from asynchistory.storage.counters import Counters
 from asynchistory.storage.postgres.address import Address
 from asynchistory.storage.postgres.lane import Lane
@@ -38,30 +39,25 @@ class Server:
     async def __aenter__(self) -> Lane:
         """Use the lane of the run that this is in; any number of tasks may at once."""
         run = current_run()
-        with self._lock:
-            if self._closing:
-                raise NotOpenError(f"{self.address.url} is closed; open the history again")
-            self._busy += 1
         found = self._lanes.get(run)
-        if found is None:
-            try:
-                found = await self._open(run)
-            except BaseException:
-                self._leave()
-                raise
-        return found[0]
+        lane = await self._open(run) if found is None else found[0]
+        with self._lock:
+            self._still_open()
+            self._busy += 1
+        return lane
 
     async def __aexit__(self, *exc: object) -> None:
-        self._leave()
-
-    def _leave(self) -> None:
         with self._lock:
             self._busy -= 1
             closers = [] if self._busy else self._closers
         if closers:
             wake(closers)
 
-    async def _open(self, run: object) -> tuple[Lane, AsyncGenerator[None, None]]:
+    def _still_open(self) -> None:
+        if self._closing:
+            raise NotOpenError(f"{self.address.url} is closed; open the history again")
+
+    async def _open(self, run: object) -> Lane:
         lane = Lane(self)
 
         async def close() -> None:
@@ -74,10 +70,10 @@ class Server:
 
         guard = at_end(close)
         with self._lock:
-            found = self._lanes.setdefault(run, (lane, guard))
-        if found[0] is lane:
-            await anext(guard)  # from now on the loop closes it at its end
-        return found
+            self._still_open()
+            self._lanes[run] = lane, guard
+        await anext(guard)  # from now on the loop closes it at its end
+        return lane
 
     async def aclose(self) -> None:
         """Wait for what is under way, then close all connections."""
@@ -97,6 +93,8 @@ class Server:
                 await guard.aclose()
             else:
                 call_in(run, lane.close)
+                # In its own run as well: trio warns of a generator that is collected elsewhere.
+                call_in(run, partial(until_end, guard.aclose))
 
     def statistics(self) -> StoreStatistics:
         """How busy the store is."""

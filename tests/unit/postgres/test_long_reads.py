@@ -92,3 +92,29 @@ async def test_a_full_page_of_a_metadata_reads_no_further(
     assert [session.id for session in page][:2] == ["s1199", "s1197"]
     assert len(page.sessions) == 249
     assert page.next is not None
+
+
+async def test_a_check_of_more_than_is_looked_at_at_once_leaves_nothing_out(
+    history: AsyncHistoryManager, url: str
+) -> None:
+    for name in ("one", "two", "three"):
+        await history.append(name, *[say("x") for _ in range(2_000)])
+
+    with direct(url) as db:
+        db.execute(
+            "INSERT INTO sessions(id, created, updated, epoch) "
+            "SELECT 's' || g, g, g, nextval('epochs') FROM generate_series(1, %s) g",
+            (SESSIONS,),
+        )
+
+    found = await history.verify()
+    assert (found.ok, found.sessions, found.records) == (True, SESSIONS + 3, 6_000)
+
+    with direct(url) as db:
+        db.execute("UPDATE records SET body = '{}' WHERE seq = 2000")
+    found = await history.verify()
+    assert [(item.session_id, item.seq) for item in found.damaged] == [
+        ("one", 2_000),
+        ("two", 2_000),
+        ("three", 2_000),
+    ]

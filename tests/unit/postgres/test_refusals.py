@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -141,7 +142,7 @@ async def test_a_server_that_only_reads_is_read_and_says_where_to_write(
 async def test_what_is_missing_of_ours_is_said_so(
     history: AsyncHistoryManager, url: str, sql: str, call: str
 ) -> None:
-    calls = {
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
         "statistics": history.get_token_statistics,
         "read": lambda: history.last("chat", 10),
         "append": lambda: history.append("chat", say(CANARY)),
