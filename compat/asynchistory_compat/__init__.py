@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import os
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial, wraps
+from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
 
 import asynchistory as core
@@ -360,8 +360,5 @@ def safe_async_call(awaitable: Awaitable[T], timeout: float | None = None) -> T:
         return bridge.call(work, timeout)
     finally:
         # One that could not be started must not warn that it was never awaited.
-        if (
-            inspect.iscoroutine(awaitable)
-            and inspect.getcoroutinestate(awaitable) == "CORO_CREATED"
-        ):
+        if iscoroutine(awaitable) and getcoroutinestate(awaitable) == CORO_CREATED:
             awaitable.close()

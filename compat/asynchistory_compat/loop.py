@@ -90,12 +90,11 @@ class _Call:
             self.scope.cancel()
 
     def result(self) -> Any:
-        error, self.error = self.error, None
-        try:
-            if error is not None:
-                raise error
-        finally:
-            del error  # its traceback holds this frame
+        if self.error is not None:
+            try:
+                raise self.error
+            finally:
+                self.error = None  # its traceback holds this frame
         if not self.completed:
             raise TimeoutError(f"the call was cancelled after its timeout of {self.timeout:g} s")
         return self.value
