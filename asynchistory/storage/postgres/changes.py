@@ -51,7 +51,6 @@ from asynchistory.storage.postgres.segments import (
     COLUMNS,
     segments,
     select_records,
-    stored_rows,
 )
 from asynchistory.storage.postgres.sql import Statements
 
@@ -188,7 +187,7 @@ async def truncate(db: Statements, cut: Cut) -> Truncated:
     removed = None
     if cut.keep:
         places = await segments(db, place.sid, left, seq)
-        removed = msgspec.msgpack.encode(stored_rows(await select_records(db, places)))
+        removed = msgspec.msgpack.encode(await select_records(db, places))
     if left < seq:
         await _shrink(db, place, left)
         if place.watched:
@@ -401,12 +400,11 @@ async def _hand_on(db: Statements, place: Place, left: int) -> None:
 
 async def _count_again(db: Statements, place: Place) -> None:
     """Make the session's calls again from the records that are left of its own."""
-    found = await db.rows(
+    rows = await db.rows(
         f"SELECT {COLUMNS} FROM records r "
         f"WHERE r.sid = %s AND r.seq > %s AND r.type IN ({_CALL_CODES}) ORDER BY r.seq",
         (place.sid, place.fork_seq),
     )
-    rows = stored_rows(found)
     whole = [row for row in rows if not isinstance(decode_row("", row), CorruptRecord)]
     calls = calls_in((code, moment, body) for _, code, moment, _, body, _ in whole)
     await db.run("DELETE FROM calls WHERE sid = %s", (place.sid,))

@@ -265,7 +265,7 @@ class Lane:
     async def _append(self, jobs: list[Job], group: Group) -> None:
         values = group.values()
         try:
-            found = await self._attempt(lambda db: db.rows(APPEND, values), jobs)
+            found = await self._attempt(lambda db: db.repeated(APPEND, values), jobs)
         except psycopg.Error:
             if len(jobs) == 1:
                 raise

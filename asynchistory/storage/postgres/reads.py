@@ -28,7 +28,6 @@ from asynchistory.storage.postgres.segments import (
     count_records,
     segments,
     select_records,
-    stored_rows,
 )
 from asynchistory.storage.postgres.sql import Statements
 
@@ -53,19 +52,19 @@ _TAIL = (
 
 async def version(db: Statements, session_id: str) -> Version | None:
     """See :meth:`asynchistory.storage.port.Storage.version`."""
-    found = await db.rows(VERSION, (session_id,))
+    found = await db.repeated(VERSION, (session_id,))
     return Version(*found[0]) if found else None
 
 
 async def tail(db: Statements, session_id: str, limit: int) -> Tail | None:
     """See :meth:`asynchistory.storage.port.Storage.tail`."""
-    found = await db.rows(_TAIL, (limit, session_id))
+    found = await db.repeated(_TAIL, (limit, session_id))
     if not found:
         return None
     epoch, seq, base_seq, first, *_ = found[0]
     if base_seq and (first is None or len(found) < min(limit, seq)):
         return await _long_tail(db, session_id, limit)
-    newest = [] if first is None else stored_rows([row[3:] for row in found])
+    newest = [] if first is None else [row[3:] for row in found]
     return Tail(Version(epoch, seq), tuple(decode_rows(session_id, newest)))
 
 
@@ -77,7 +76,7 @@ async def _long_tail(db: Statements, session_id: str, limit: int) -> Tail | None
             return None
         sid, epoch, seq = found[0]
         newest = await select_records(db, await segments(db, sid, max(0, seq - limit), seq))
-    return Tail(Version(epoch, seq), tuple(decode_rows(session_id, stored_rows(newest))))
+    return Tail(Version(epoch, seq), tuple(decode_rows(session_id, newest)))
 
 
 async def page(db: Statements, query: HistoryQuery) -> HistoryPage:
@@ -149,7 +148,7 @@ def _page_of(
     cursor = make_cursor(epoch, rows[-1][0]) if more and rows else None
     if backwards:
         rows.reverse()
-    records = decode_rows(query.session_id, stored_rows(rows), query.strict)
+    records = decode_rows(query.session_id, rows, query.strict)
     return HistoryPage(records=tuple(records), total=total, next=cursor)
 
 

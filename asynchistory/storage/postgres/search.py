@@ -18,7 +18,7 @@ from asynchistory.queries import MAX_PAGE, SearchHit, SearchQuery
 from asynchistory.records import StoredRecord
 from asynchistory.storage.hits import hits
 from asynchistory.storage.postgres.arrays import stored
-from asynchistory.storage.postgres.segments import COLUMNS, segments, stored_rows
+from asynchistory.storage.postgres.segments import COLUMNS, segments
 from asynchistory.storage.postgres.sql import Statements
 from asynchistory.storage.text import SEARCHED_TYPES, search_terms
 
@@ -89,7 +89,7 @@ async def _of_store(
     last, size = 2**62, _FIRST
     while True:
         rows = await db.rows(sql, (last, *values, size))
-        yield [decode_row(row[1], stored_rows([row[2:]])[0]) for row in rows]
+        yield [decode_row(row[1], row[2:]) for row in rows]
         if len(rows) < size:
             return
         last, size = rows[-1][0], min(2 * size, _MOST)
@@ -113,7 +113,7 @@ async def _of_session(
     for sid, low, high in reversed(places):
         size = _FIRST
         while True:
-            rows = stored_rows(await db.rows(sql, (sid, low, high, *values, size)))
+            rows = await db.rows(sql, (sid, low, high, *values, size))
             yield [decode_row(name, row) for row in rows]
             if len(rows) < size:
                 break

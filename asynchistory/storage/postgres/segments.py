@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from asynchistory.codec import StoredRow
 from asynchistory.storage.postgres.sql import Statements
 
-#: Seven columns, of which the last is text here and bytes for who decodes it.
-COLUMNS = "r.seq, r.type, r.ts, r.id, r.body, r.crc"
+#: A record as the codec takes it; its body is sent as bytes, which psycopg does not decode.
+COLUMNS = "r.seq, r.type, r.ts, r.id, textsend(r.body) AS body, r.crc"
 _ALL = 2**62
 _CHAIN = """
 WITH RECURSIVE chain(depth, sid, base, base_seq, high) AS (
@@ -38,11 +37,6 @@ async def segments(db: Statements, sid: int, low: int, high: int) -> list[Segmen
         return []
     found = await db.rows(_CHAIN, {"sid": sid, "low": low, "high": high})
     return [Segment(*row) for row in found]
-
-
-def stored_rows(found: Sequence[Any]) -> list[StoredRow]:
-    """Rows of :data:`COLUMNS` as the codec takes them."""
-    return [(seq, code, ts, id_, body.encode(), crc) for seq, code, ts, id_, body, crc in found]
 
 
 async def select_records(

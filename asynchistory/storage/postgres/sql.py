@@ -20,6 +20,10 @@ class Statements:
         cursor = await self.connection.execute(sql, values or None, binary=True)
         return await cursor.fetchall()
 
+    async def repeated(self, sql: str, values: Sequence[Any]) -> list[Any]:
+        """All rows of one of the few statements that most calls run."""
+        return await self.connection.repeat(sql, values)
+
     async def scalar(self, sql: str, values: Sequence[Any] = ()) -> Any:
         """The first column of the first row."""
         return (await self.rows(sql, values))[0][0]

@@ -16,7 +16,7 @@ from asynchistory.storage.findings import Findings
 from asynchistory.storage.keys import unpack
 from asynchistory.storage.postgres.arrays import unstored
 from asynchistory.storage.postgres.rollup import GROUP, SUMS
-from asynchistory.storage.postgres.segments import COLUMNS, stored_rows
+from asynchistory.storage.postgres.segments import COLUMNS
 from asynchistory.storage.postgres.sql import Statements
 
 #: Sessions, and records of them, that are looked at together.
@@ -91,8 +91,8 @@ async def _check(db: Statements, sessions: Sequence[_Session], findings: Finding
     )
     async with aclosing(chunks):
         async for rows in chunks:
-            for sid, *row in rows:
-                checks[sid].record(stored_rows([row])[0])
+            for row in rows:
+                checks[row[0]].record(row[1:])
     for sid, check in checks.items():
         check.end(calls.get(sid, {}))
 

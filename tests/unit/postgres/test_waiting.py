@@ -6,7 +6,8 @@ import inspect
 
 import psycopg
 import pytest
-from psycopg import _conninfo_attempts, waiting
+from psycopg import _conninfo_attempts, errors, generators, waiting
+from psycopg.adapt import Transformer
 
 from asynchistory.storage.postgres.arrays import blobs, integers, stored, texts, unstored
 from asynchistory.storage.postgres.waiting import Connection
@@ -19,6 +20,10 @@ def test_psycopg_has_what_we_touch_of_it() -> None:
     parameters = inspect.signature(psycopg.AsyncConnection.wait).parameters
     assert list(parameters) == ["self", "gen", "interval", "timeout"]
     assert callable(_conninfo_attempts.conninfo_attempts)
+    assert list(inspect.signature(errors.error_from_result).parameters) == ["result", "encoding"]
+    assert callable(generators.execute)
+    for name in ("dump_sequence", "types", "formats", "set_pgresult", "load_rows"):
+        assert hasattr(Transformer, name)
     assert (waiting.WAIT_R, waiting.WAIT_W, waiting.WAIT_RW) == (1, 2, 3)
     assert (waiting.READY_R, waiting.READY_W, waiting.READY_RW) == (1, 2, 3)
     assert psycopg.__version__.startswith("3.3."), "pinned in pyproject.toml"
@@ -40,6 +45,29 @@ async def test_arrays_come_back_as_they_went(tmp_path: object) -> None:
             assert (await cursor.fetchone())[0] == wanted
     finally:
         connection.discard()
+
+
+@pytest.mark.anyio
+async def test_a_statement_is_repeated_whatever_its_values_need(anyio_backend_name: str) -> None:
+    from asynchistory.storage.postgres.address import parse
+
+    connection = await Connection.dial(parse(url_of("arrays")).params)
+    try:
+        sql = "SELECT %s::bigint + 1, %s::text, NULL::text"
+        for number in (1, 40_000, 2**40, 2, 40_001):  # psycopg sends them as three types
+            for text in ("x", "ü", ""):
+                assert await connection.repeat(sql, (number, text)) == [(number + 1, text, None)]
+        with pytest.raises(errors.DivisionByZero):
+            await connection.repeat("SELECT 1 / %s::int", (0,))
+        with pytest.raises(errors.UndefinedTable):
+            await connection.repeat("SELECT * FROM nothing WHERE x = %s", ("x",))
+        await connection.execute("DEALLOCATE ALL")
+        assert await connection.repeat("SELECT 1 / %s::int", (1,)) == [(1,)]
+        assert connection.idle
+    finally:
+        connection.discard()
+    with pytest.raises(psycopg.OperationalError, match="closed"):
+        await connection.repeat(sql, (1, "x"))
 
 
 @pytest.mark.anyio
