@@ -8,6 +8,8 @@ writes to the session finds it there.
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import anyio
@@ -51,18 +53,19 @@ class Listener:
         if self._scope is not None:
             self._scope.cancel()
 
-    def begin(self, session_id: str) -> None:
-        """One task more waits for this session."""
+    @contextmanager
+    def waiting(self, session_id: str) -> Generator[None, None, None]:
+        """A block in which one task more waits for this session."""
         self._waits[session_id] = self._waits.get(session_id, 0) + 1
-
-    def end(self, session_id: str) -> None:
-        """One task less."""
-        self._waits[session_id] -= 1
-        if not self._waits[session_id]:
-            del self._waits[session_id]
+        try:
+            yield
+        finally:
+            self._waits[session_id] -= 1
+            if not self._waits[session_id]:
+                del self._waits[session_id]
 
     async def hear(self, session_id: str, epoch: int | None) -> None:
-        """Be told of this session's changes, if that can be."""
+        """Be told of this session's changes, if that can be. Inside :meth:`waiting`."""
         if epoch is None:
             return  # there is no row to say so in
         if self._scope is None:
@@ -110,10 +113,11 @@ class Listener:
         """Hear what comes in the next while; False when nobody has waited in it."""
         with anyio.move_on_after(_RENEW):
             while True:
-                await anyio.wait_readable(connection.pgconn.socket)
-                connection.pgconn.consume_input()
+                # First what came along with the answer to a statement, and was read with it.
                 while (notify := connection.pgconn.notifies()) is not None:
                     self._announcements.tell(notify.extra.decode())
+                await anyio.wait_readable(connection.pgconn.socket)
+                connection.pgconn.consume_input()
         waiting = list(self._waits)
         if waiting:
             await connection.execute(_WATCH, (waiting,))

@@ -146,13 +146,11 @@ class PostgresStorage(Storage):
             listener = lane.listener
             if listener is None:
                 listener = lane.listener = Listener(lane, announcements)
+        with listener.waiting(session_id):
             # Before the look at the version, so that nothing is missed.
-            await listener.hear(session_id, since and since.epoch)
-        listener.begin(session_id)
-        try:
+            async with self._opened()[0]:
+                await listener.hear(session_id, since and since.epoch)
             await announcements.changed(session_id, since, self.version, listener.poll)
-        finally:
-            listener.end(session_id)
 
     async def tail(self, session_id: str, limit: int) -> Tail | None:
         return await self._read(partial(reads.tail, session_id=session_id, limit=limit))

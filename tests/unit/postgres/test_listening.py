@@ -58,7 +58,7 @@ async def seen(history: AsyncHistoryManager, write: Callable[[], Any], seq: int 
 async def test_a_watch_that_outlives_its_lease_is_prolonged_and_told(
     url: str, writing: AsyncHistoryManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listening, "_RENEW", 0.05)
+    monkeypatch.setattr(listening, "_RENEW", 0.002)
     for module, name in ((listening, "_SELDOM"), (announcements, "POLL"), (listening, "POLL")):
         monkeypatch.setattr(module, name, 1_000)  # who is not told does not find out
 
@@ -76,7 +76,7 @@ async def test_a_watch_that_outlives_its_lease_is_prolonged_and_told(
 async def test_who_waits_for_what_is_not_there_hinders_nobody_and_finds_it(
     url: str, writing: AsyncHistoryManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listening, "_RENEW", 0.05)
+    monkeypatch.setattr(listening, "_RENEW", 0.002)
     made: list[str] = []
 
     async with PostgresStorage(url) as storage:
@@ -107,7 +107,7 @@ async def test_who_waits_for_what_is_not_there_hinders_nobody_and_finds_it(
 async def test_a_server_is_listened_to_for_as_long_as_anybody_waits(
     url: str, writing: AsyncHistoryManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listening, "_RENEW", 0.05)
+    monkeypatch.setattr(listening, "_RENEW", 0.002)
     name = "listened"
     async with opened(f"{url}&application_name={name}") as history:
         await history.last("chat", 1)
