@@ -132,6 +132,15 @@ def database(url: str, options: str) -> Iterator[str]:
             admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+def connections(url: str, name: str) -> int:
+    """How many connections the application of this name has."""
+    with direct(url) as admin:
+        found = admin.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", (name,)
+        ).fetchall()
+    return int(found[0][0])
+
+
 def held_up(by: psycopg.Connection) -> int:
     """How many others wait for what this connection has locked."""
     found = by.execute(

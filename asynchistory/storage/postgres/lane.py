@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 #: Writers of one run: while the server has the group of one, the other makes the next.
 WRITERS = 2
 #: Appends in the queue that are enough for two groups.
-MANY = 16
+_MANY = 16
 #: How often what others' transactions have ended is done again.
 _TRIES = 8
 #: Seconds for which to connect is tried again while the server starts, and between two tries.
@@ -201,16 +201,13 @@ class Lane:
         try:
             with anyio.CancelScope(shield=True):
                 while jobs := self._claim(group := Group()):
-                    self._serving += 1
-                    try:
-                        await self._serve(jobs, group)
-                    finally:
-                        self._serving -= 1
+                    await self._serve(jobs, group)
         finally:
             self._writers -= 1
 
     async def _serve(self, jobs: list[Job], group: Group) -> None:
         self._alone = not group.batches
+        self._serving += 1
         try:
             if self._alone:
                 await self._change(jobs[0])
@@ -223,6 +220,7 @@ class Lane:
             if not isinstance(error, Exception):
                 raise
         finally:
+            self._serving -= 1
             self._alone = False
             wake(jobs)
 
@@ -250,7 +248,7 @@ class Lane:
             return [queue.popleft()] if self._writers == 1 else []
         jobs: list[Job] = []
         # Half of many, if no other is at work: while the server has these, the loop makes the next.
-        most = len(queue) if self._serving or len(queue) < MANY else (len(queue) + 1) // 2
+        most = len(queue) if self._serving or len(queue) < _MANY else (len(queue) + 1) // 2
         while queue and len(jobs) < most and (batch := queue[0].batch) is not None:
             if not queue[0].claim():
                 queue.popleft()

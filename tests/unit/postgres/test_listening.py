@@ -13,7 +13,7 @@ from asynchistory.storage import announcements
 from asynchistory.storage.postgres import listening
 from tests.contract.archiving import say
 from tests.contract.watching import take, until
-from tests.postgres import direct, proxied, stranger
+from tests.postgres import connections, direct, proxied, stranger
 
 pytestmark = pytest.mark.anyio
 
@@ -35,14 +35,6 @@ def watched(url: str) -> bool:
     with direct(url) as db:
         found = db.execute("SELECT watched > now_us() FROM sessions WHERE id = 'chat'")
         return bool(found.fetchall()[0][0])
-
-
-def connections(url: str, name: str) -> int:
-    with direct(url) as db:
-        found = db.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", (name,)
-        )
-        return int(found.fetchall()[0][0])
 
 
 async def seen(history: AsyncHistoryManager, write: Callable[[], Any], seq: int = 1) -> None:

@@ -19,13 +19,13 @@ from asynchistory.runs import start_task
 from tests.contract.archiving import say
 from tests.contract.watching import until
 from tests.faults.proxy import Proxy
-from tests.postgres import direct
+from tests.postgres import connections, texts
 
 
 def stored(url: str) -> list[str]:
     async def read() -> list[str]:
         async with AsyncHistoryManager(PostgresStorage(url), level="fresh") as history:
-            return [getattr(record, "text", "") for record in await history.last("chat", 10)]
+            return await texts(history)
 
     return anyio.run(read)
 
@@ -151,20 +151,14 @@ def test_a_write_whose_connection_was_still_to_be_opened_names_its_key(
 def test_closing_in_another_loop_closes_a_loops_connections(
     url: str, anyio_backend_name: str
 ) -> None:
-    storage = PostgresStorage(f"{url}&application_name=closed_elsewhere")
-
-    def connections() -> int:
-        with direct(url) as admin:
-            found = admin.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'closed_elsewhere'"
-            )
-            return int(found.fetchall()[0][0])
+    name = "closed_elsewhere"
+    storage = PostgresStorage(f"{url}&application_name={name}")
 
     async def close() -> None:
         await storage.aclose()
-        await until(lambda: connections() == 0)
+        await until(lambda: connections(url, name) == 0)
 
     with anyio.from_thread.start_blocking_portal(anyio_backend_name) as portal:
         portal.call(storage.open)
-        assert connections() == 1
+        assert connections(url, name) == 1
         anyio.run(close, backend=anyio_backend_name)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import AsyncIterator
 
 import psycopg
 import pytest
 from psycopg import _conninfo_attempts, errors, generators, waiting
 from psycopg.adapt import Transformer
 
+from asynchistory.storage.postgres.address import parse
 from asynchistory.storage.postgres.arrays import blobs, integers, stored, texts, unstored
 from asynchistory.storage.postgres.waiting import Connection
-from tests.postgres import url_of
+
+
+@pytest.fixture
+async def connection(url: str) -> AsyncIterator[Connection]:
+    connection = await Connection.dial(parse(url).params)
+    yield connection
+    connection.discard()
 
 
 def test_psycopg_has_what_we_touch_of_it() -> None:
@@ -30,57 +38,42 @@ def test_psycopg_has_what_we_touch_of_it() -> None:
 
 
 @pytest.mark.anyio
-async def test_arrays_come_back_as_they_went(tmp_path: object) -> None:
-    from asynchistory.storage.postgres.address import parse
-
-    connection = await Connection.dial(parse(url_of("arrays")).params)
-    try:
-        for made, cast, wanted in (
-            (integers([1, None, -(2**63)]), "bigint[]", [1, None, -(2**63)]),
-            (texts(["", None, "ü\\\"'{},"]), "text[]", ["", None, "ü\\\"'{},"]),
-            (blobs([b"\0\1", None, b""]), "bytea[]", [b"\0\1", None, b""]),
-            (texts([]), "text[]", []),
-        ):
-            cursor = await connection.execute(f"SELECT %s::{cast}", (made,))
-            assert (await cursor.fetchone())[0] == wanted
-    finally:
-        connection.discard()
+async def test_arrays_come_back_as_they_went(connection: Connection) -> None:
+    for made, cast, wanted in (
+        (integers([1, None, -(2**63)]), "bigint[]", [1, None, -(2**63)]),
+        (texts(["", None, "ü\\\"'{},"]), "text[]", ["", None, "ü\\\"'{},"]),
+        (blobs([b"\0\1", None, b""]), "bytea[]", [b"\0\1", None, b""]),
+        (texts([]), "text[]", []),
+    ):
+        cursor = await connection.execute(f"SELECT %s::{cast}", (made,))
+        assert (await cursor.fetchone())[0] == wanted
 
 
 @pytest.mark.anyio
-async def test_a_statement_is_repeated_whatever_its_values_need(anyio_backend_name: str) -> None:
-    from asynchistory.storage.postgres.address import parse
-
-    connection = await Connection.dial(parse(url_of("arrays")).params)
-    try:
-        sql = "SELECT %s::bigint + 1, %s::text, NULL::text"
-        for number in (1, 40_000, 2**40, 2, 40_001):  # psycopg sends them as three types
-            for text in ("x", "ü", ""):
-                assert await connection.repeat(sql, (number, text)) == [(number + 1, text, None)]
-        with pytest.raises(errors.DivisionByZero):
-            await connection.repeat("SELECT 1 / %s::int", (0,))
-        with pytest.raises(errors.UndefinedTable):
-            await connection.repeat("SELECT * FROM nothing WHERE x = %s", ("x",))
-        await connection.execute("DEALLOCATE ALL")
-        assert await connection.repeat("SELECT 1 / %s::int", (1,)) == [(1,)]
-        assert connection.idle
-    finally:
-        connection.discard()
+async def test_a_statement_is_repeated_whatever_its_values_need(connection: Connection) -> None:
+    sql = "SELECT %s::bigint + 1, %s::text, NULL::text"
+    for number in (1, 40_000, 2**40, 2, 40_001):  # psycopg sends them as three types
+        for text in ("x", "ü", ""):
+            assert await connection.repeat(sql, (number, text)) == [(number + 1, text, None)]
+    with pytest.raises(errors.DivisionByZero):
+        await connection.repeat("SELECT 1 / %s::int", (0,))
+    with pytest.raises(errors.UndefinedTable):
+        await connection.repeat("SELECT * FROM nothing WHERE x = %s", ("x",))
+    await connection.execute("DEALLOCATE ALL")
+    assert await connection.repeat("SELECT 1 / %s::int", (1,)) == [(1,)]
+    assert connection.idle
+    connection.discard()
     with pytest.raises(psycopg.OperationalError, match="closed"):
         await connection.repeat(sql, (1, "x"))
 
 
 @pytest.mark.anyio
-async def test_what_does_not_fit_the_sockets_buffer_is_sent_and_read() -> None:
-    from asynchistory.storage.postgres.address import parse
-
-    connection = await Connection.dial(parse(url_of("arrays")).params)
-    try:
-        large = "x" * 20_000_000
-        cursor = await connection.execute("SELECT %s::text", (large,))
-        assert (await cursor.fetchone())[0] == large
-    finally:
-        connection.discard()
+async def test_what_does_not_fit_the_sockets_buffer_is_sent_and_read(
+    connection: Connection,
+) -> None:
+    large = "x" * 20_000_000
+    cursor = await connection.execute("SELECT %s::text", (large,))
+    assert (await cursor.fetchone())[0] == large
 
 
 @pytest.mark.parametrize("text", ["", "a", "\\", "\0", "\\0", "\\\0", "a\\\\0\0\\b", "\\\\\0\0"])
