@@ -78,8 +78,10 @@ class Row(NamedTuple):
 
 
 #: A row as a store reads it: seq, type, timestamp, record id, body as bytes (which damage may
-#: have made other than UTF-8), checksum.
-StoredRow: TypeAlias = tuple[int, int, int, bytes, bytes, int]
+#: have made other than UTF-8), checksum. What comes after them is the store's own.
+StoredRow: TypeAlias = Sequence[Any]
+#: What decoding a damaged row raises.
+_DAMAGE = struct.error, TypeError, ValueError, OverflowError, RecursionError
 
 
 def encode_record(record: Record) -> Row:
@@ -105,11 +107,26 @@ def encode_record(record: Record) -> Row:
 
 def decode_row(session_id: str, row: StoredRow, strict: bool = False) -> StoredRecord:
     """:func:`decode_rows`, for one."""
-    return decode_rows(session_id, [row], strict)[0]
+    seq, code, timestamp, record_id, body, checksum = row[:6]
+    try:
+        if crc32(body, crc32(_pack_head(code, timestamp, record_id))) != checksum:
+            raise ValueError("checksum")
+        return replace(
+            decode_body(body),
+            seq=seq,
+            session_id=session_id,
+            record_id=record_id.hex(),
+            timestamp=from_microseconds(timestamp),
+        )
+    except _DAMAGE as error:
+        reason = "checksum" if str(error) == "checksum" else type(error).__name__
+        if strict:
+            raise CorruptRecordError(session_id, seq, reason) from None
+        return CorruptRecord(session_id=session_id, seq=seq, reason=reason)
 
 
 def decode_rows(
-    session_id: str, rows: Iterable[StoredRow], strict: bool = False
+    session_id: str, rows: Sequence[StoredRow], strict: bool = False
 ) -> list[StoredRecord]:
     """Turn stored rows back into their records.
 
@@ -119,39 +136,28 @@ def decode_rows(
     Raises:
         CorruptRecordError: a row is damaged and ``strict`` is true.
     """
-    records: list[StoredRecord] = []
-    rows = list(rows)
-    for row, moment in zip(rows, _moments(rows), strict=True):
-        seq, code, timestamp, record_id, body, checksum = row
-        try:
-            if crc32(body, crc32(_pack_head(code, timestamp, record_id))) != checksum:
-                raise ValueError("checksum")
-            try:
-                record = _decode(body)
-            except msgspec.ValidationError:
-                record = decode_body(body)
-            stamp = moment or from_microseconds(timestamp)
-        except (struct.error, TypeError, ValueError, OverflowError, RecursionError) as error:
-            reason = "checksum" if str(error) == "checksum" else type(error).__name__
-            if strict:
-                raise CorruptRecordError(session_id, seq, reason) from None
-            records.append(CorruptRecord(session_id=session_id, seq=seq, reason=reason))
-            continue
-        records.append(
-            replace(
-                record, seq=seq, session_id=session_id, record_id=record_id.hex(), timestamp=stamp
-            )
-        )
-    return records
+    if len(rows) > 1:
+        with suppress(*_DAMAGE):
+            return _decode_intact(session_id, rows)
+    return [decode_row(session_id, row, strict) for row in rows]
 
 
-def _moments(rows: Sequence[StoredRow]) -> Sequence[datetime | None]:
-    """The times of rows, made in one call, which takes a quarter; None for those it cannot make."""
-    stamps = [row[2] for row in rows]
-    with suppress(TypeError):  # a damaged one, which is found when it is its turn
-        if len(stamps) > 1 and min(stamps) >= 0 and max(stamps) < _EXACT:
-            return msgspec.convert([stamp / 1e6 for stamp in stamps], list[datetime], strict=False)
-    return [None] * len(stamps)
+def _decode_intact(session_id: str, rows: Sequence[StoredRow]) -> list[StoredRecord]:
+    """Rows that have nothing amiss or unknown, column by column, which takes less time.
+
+    Raises one of what :func:`decode_row` catches, if one has.
+    """
+    seqs, codes, stamps, ids, bodies, checksums, *_ = zip(*rows, strict=True)
+    heads = map(_pack_head, codes, stamps, ids)
+    if tuple(map(crc32, bodies, map(crc32, heads))) != checksums:
+        raise ValueError("checksum")
+    if min(stamps) < 0 or max(stamps) >= _EXACT:
+        raise ValueError("timestamp")
+    moments = msgspec.convert([stamp / 1e6 for stamp in stamps], list[datetime], strict=False)
+    return [
+        replace(record, seq=seq, session_id=session_id, record_id=name.hex(), timestamp=moment)
+        for record, seq, name, moment in zip(map(_decode, bodies), seqs, ids, moments, strict=True)
+    ]
 
 
 def row_record(session_id: str, seq: int, row: Row) -> StoredRecord:

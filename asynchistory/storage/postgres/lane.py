@@ -11,9 +11,8 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import psycopg
@@ -34,6 +33,8 @@ from asynchistory.storage.postgres.waiting import Connection
 if TYPE_CHECKING:
     from asynchistory.storage.postgres.listening import Listener
     from asynchistory.storage.postgres.server import Server
+
+T = TypeVar("T")
 
 #: Writers of one run: while the server has the group of one, the other makes the next.
 WRITERS = 2
@@ -160,13 +161,14 @@ class Lane:
         else:
             connection.discard()
 
-    @asynccontextmanager
-    async def reading(self, patience: float = PATIENCE) -> AsyncGenerator[Statements, None]:
-        """A block that reads."""
+    async def read(
+        self, work: Callable[[Statements], Awaitable[T]], patience: float = PATIENCE
+    ) -> T:
+        """Do this with a connection of the pool."""
         async with self._room:
-            connection = await self._obtain(patience)
+            connection = self.take() or await self._obtain(patience)
             try:
-                yield Statements(connection)
+                return await work(Statements(connection))
             except (psycopg.Error, OSError) as error:
                 raise self._unavailable(error) from None
             finally:

@@ -77,8 +77,7 @@ class Listener:
         if not self._hears or (known == epoch and time.monotonic() < until - _RENEW):
             return
         try:
-            async with self._lane.reading() as db:
-                await db.rows(_WATCH, ([session_id],))
+            await self._lane.read(lambda db: db.rows(_WATCH, ([session_id],)))
         except StorageError:
             return  # looking finds out as well
         self._watched[session_id] = (epoch, time.monotonic() + _LEASE)

@@ -45,7 +45,7 @@ _PLACE = "SELECT sid, epoch, seq FROM sessions WHERE id = %s"
 #: The look-up of :meth:`asynchistory.storage.port.Storage.version`.
 VERSION = "SELECT epoch, seq FROM sessions WHERE id = %s"
 _TAIL = (
-    f"SELECT s.epoch, s.seq, s.base_seq, {COLUMNS} FROM sessions s LEFT JOIN records r "
+    f"SELECT {COLUMNS}, s.epoch, s.seq, s.base_seq FROM sessions s LEFT JOIN records r "
     "ON r.sid = s.sid AND r.seq > s.seq - %s WHERE s.id = %s ORDER BY r.seq"
 )
 
@@ -61,10 +61,10 @@ async def tail(db: Statements, session_id: str, limit: int) -> Tail | None:
     found = await db.repeated(_TAIL, (limit, session_id))
     if not found:
         return None
-    epoch, seq, base_seq, first, *_ = found[0]
+    first, *_, epoch, seq, base_seq = found[0]
     if base_seq and (first is None or len(found) < min(limit, seq)):
         return await _long_tail(db, session_id, limit)
-    newest = [] if first is None else [row[3:] for row in found]
+    newest = [] if first is None else found
     return Tail(Version(epoch, seq), tuple(decode_rows(session_id, newest)))
 
 

@@ -87,8 +87,8 @@ class PostgresStorage(Storage):
                 self._servers = server, replica
             server = self._servers[0]
         try:
-            async with server as lane, lane.reading(patience=0) as db:
-                await prepare(db, self.address)
+            async with server as lane:
+                await lane.read(lambda db: prepare(db, self.address), patience=0)
         except BaseException:
             await self.aclose()
             raise
@@ -110,8 +110,8 @@ class PostgresStorage(Storage):
 
     async def _read(self, work: Callable[[Statements], Awaitable[T]], *, behind: bool = False) -> T:
         """Read; ``behind``: from the replica, if there is one."""
-        async with self._opened()[behind] as lane, lane.reading() as db:
-            return await work(db)
+        async with self._opened()[behind] as lane:
+            return await lane.read(work)
 
     async def _write(
         self,
