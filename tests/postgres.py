@@ -65,7 +65,10 @@ def direct(url: str) -> psycopg.Connection:
     """A plain connection to the schema of a store's URL."""
     from asynchistory.storage.postgres.address import parse
 
-    return psycopg.connect(**parse(url).params, autocommit=True)
+    address = parse(url)
+    connection = psycopg.connect(**address.params, autocommit=True)
+    connection.execute(address.settings)
+    return connection
 
 
 def _drop(url: str) -> None:

@@ -24,6 +24,8 @@ class Address(NamedTuple):
     Attributes:
         url: it, without secrets.
         params: what libpq is given.
+        settings: the statements that each connection begins with. Not given along with
+            ``params``, for poolers refuse or forget that.
         schema: the schema of our tables.
         pool: connections that one event loop reads by, at most.
         lock_timeout: seconds to wait for what others have locked.
@@ -32,6 +34,7 @@ class Address(NamedTuple):
 
     url: str
     params: dict[str, Any]
+    settings: str
     schema: str
     pool: int
     lock_timeout: float
@@ -71,12 +74,11 @@ def parse(url: str) -> Address:
     params.setdefault("gssencmode", "disable")
     params["client_encoding"] = "UTF8"
     settings = (
-        f"-c search_path={schema} -c lock_timeout={int(lock_timeout * 1000)} "
-        f"-c statement_timeout={int(statement_timeout * 1000)}"
+        f"SET search_path = {schema}; SET lock_timeout = {int(lock_timeout * 1000)}; "
+        f"SET statement_timeout = {int(statement_timeout * 1000)}"
     )
-    params["options"] = f"{params.get('options', '')} {settings}".strip()
     return Address(
-        _without_secrets(url), params, schema, int(pool), lock_timeout, statement_timeout
+        _without_secrets(url), params, settings, schema, int(pool), lock_timeout, statement_timeout
     )
 
 

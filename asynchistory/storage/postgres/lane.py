@@ -46,7 +46,6 @@ _TRIES = 8
 PATIENCE, _FIRST, _LONGEST = 15.0, 0.02, 1.0
 #: Seconds that an answer may take longer than the server's own deadline, before it is given up.
 _GRACE = 5.0
-_SLOW_CHECK = "SET client_connection_check_interval = 1000"
 
 
 class _Opening:
@@ -95,37 +94,40 @@ class Lane:
             StorageUnavailableError: the server could not be reached, or refused.
         """
         deadline, delay = time.monotonic() + patience, _FIRST
-        address = self.server.address
         while True:
             try:
-                with anyio.fail_after(float(address.params["connect_timeout"])):
-                    connection = await Connection.dial(address.params)
-                    break
+                with anyio.fail_after(float(self.server.address.params["connect_timeout"])):
+                    return await self._dial()
             except (psycopg.Error, OSError) as error:  # OSError: TimeoutError too
                 again = isinstance(error, OSError) or passing(error)
                 if not again or time.monotonic() + delay > deadline:
                     raise self._unavailable(error) from None
             await anyio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(2 * delay, _LONGEST)
-        await self._set_up(connection)
-        return connection
 
-    async def _set_up(self, connection: Connection) -> None:
+    async def _dial(self) -> Connection:
+        address = self.server.address
+        connection = await Connection.dial(address.params)
         try:
             if connection.pgconn.parameter_status(b"server_encoding") != b"UTF8":
                 raise StorageUnavailableError(
-                    f"{self.server.address.url}: the database is not in UTF8; create one that is"
+                    f"{address.url}: the database is not in UTF8; create one that is"
                 )
+            await connection.execute(address.settings)
             if connection.pgconn.server_version >= 140000:
-                # So that the server ends the statements of those who went away.
-                await connection.execute(_SLOW_CHECK)
-        except psycopg.Error as error:
-            if not connection.usable:  # otherwise its platform cannot do that
-                connection.discard()
-                raise self._unavailable(error) from None
+                await self._end_with_us(connection)
         except BaseException:
             connection.discard()
             raise
+        return connection
+
+    async def _end_with_us(self, connection: Connection) -> None:
+        """Have the server end the statements of those who went away, if its platform can."""
+        try:
+            await connection.execute("SET client_connection_check_interval = 1000")
+        except psycopg.Error:
+            if not connection.usable:
+                raise
 
     def _unavailable(self, error: BaseException) -> AsyncHistoryError:
         return translate(error, self.server.address.url)

@@ -18,6 +18,14 @@ from asynchistory.errors import (
 RETRIED = (errors.SerializationFailure, errors.DeadlockDetected)
 _BUSY = (errors.LockNotAvailable, *RETRIED)
 _AUTHORIZATION = (errors.InvalidAuthorizationSpecification, errors.InvalidPassword)
+#: What is there until somebody drops it, or, behind a pooler of transactions, for one of them.
+_MISSING = (
+    errors.UndefinedTable,
+    errors.UndefinedFunction,
+    errors.UndefinedColumn,
+    errors.InvalidSqlStatementName,
+    errors.DuplicatePreparedStatement,
+)
 #: What is refused while a server starts, stops, or has too many connections.
 _PASSING = (
     errors.CannotConnectNow,
@@ -33,6 +41,8 @@ _STARTING = (
     "too many",
     "remaining connection",
 )
+#: What libpq says of certificates and of servers without TLS; not of a connection that was cut.
+_UNSAFE = re.compile(r"certificate|support SSL|sslmode| alert ")
 _NO_DATABASE = re.compile('FATAL:  database ".*" does not exist')
 
 
@@ -71,8 +81,16 @@ def _reason(error: BaseException) -> str | None:
         return "the server has no room left; free some and try again"
     if isinstance(error, errors.ReadOnlySqlTransaction):
         return "this server only reads, as a replica does; give the URL of the primary"
-    if isinstance(error, (errors.UndefinedTable, errors.UndefinedFunction, errors.UndefinedColumn)):
-        return "a table or function of ours is missing; restore a backup"
+    if isinstance(error, _MISSING):
+        return (
+            "a table or function of ours is missing; restore a backup, or have your pooler pool "
+            "sessions"
+        )
+    if _unsafe(error):
+        return (
+            "the connection cannot be as safe as sslmode asks; check it, sslrootcert and the "
+            "server's certificate"
+        )
     if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError, OSError)):
         return "the server cannot be reached or hung up; check that it runs, and try again"
     return None
@@ -83,12 +101,16 @@ def passing(error: BaseException) -> bool:
     if _starting(error):
         return True
     unknown = isinstance(error, psycopg.OperationalError) and error.sqlstate is None
-    return unknown and not _refusal(error)
+    return unknown and not _refusal(error) and not _unsafe(error)
 
 
 def _starting(error: BaseException) -> bool:
     refusal = _refusal(error)
     return isinstance(error, _PASSING) or any(word in refusal for word in _STARTING)
+
+
+def _unsafe(error: BaseException) -> bool:
+    return isinstance(error, psycopg.OperationalError) and bool(_UNSAFE.search(str(error)))
 
 
 def _refusal(error: BaseException) -> str:
