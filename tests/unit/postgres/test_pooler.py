@@ -44,7 +44,8 @@ def pooled(url: str, tmp_path: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     settings = tmp_path / "pgbouncer.ini"
-    words = " ".join(f"{name}={value}" for name, value in given.items())
+    known = ("host", "port", "dbname", "user", "password")
+    words = " ".join(f"{name}={given[name]}" for name in known if name in given)
     settings.write_text(_SETTINGS.format(server=words, port=port))
     command = [program, str(settings)]
     if tmp_path.owner() == "root":
