@@ -40,6 +40,14 @@ async def at_once(count: int, work: Callable[[int], object]) -> None:
 
 # -- seq
 
+#: Of how many appends one has a key: none, every second, all. Stores may have a quicker way
+#: without.
+keyed = pytest.mark.parametrize("keyed", [0, 2, 1])
+
+
+def key(number: int, keyed: int) -> str | None:
+    return str(number) if keyed and number % keyed == 0 else None
+
 
 async def test_the_first_append_makes_the_session(history: AsyncHistoryManager) -> None:
     appended = await history.append("chat", say("one"))
@@ -49,13 +57,16 @@ async def test_the_first_append_makes_the_session(history: AsyncHistoryManager) 
     assert await stored(history, "chat") == [(1, "one")]
 
 
+@keyed
 async def test_100_concurrent_appends_to_one_session_have_no_gap(
-    history: AsyncHistoryManager,
+    history: AsyncHistoryManager, keyed: int
 ) -> None:
     answers: dict[int, Appended] = {}
 
     async def write(number: int) -> None:
-        answers[number] = await history.append("chat", say(str(number)))
+        answers[number] = await history.append(
+            "chat", say(str(number)), idempotency_key=key(number, keyed)
+        )
 
     await at_once(100, write)
 
@@ -66,13 +77,18 @@ async def test_100_concurrent_appends_to_one_session_have_no_gap(
     }
 
 
+@keyed
 async def test_100_concurrent_appends_to_as_many_sessions_all_start_at_1(
-    history: AsyncHistoryManager,
+    history: AsyncHistoryManager, keyed: int
 ) -> None:
     answers: list[Appended] = []
 
     async def write(number: int) -> None:
-        answers.append(await history.append(f"chat-{number}", say(str(number))))
+        answers.append(
+            await history.append(
+                f"chat-{number}", say(str(number)), idempotency_key=key(number, keyed)
+            )
+        )
 
     await at_once(100, write)
 
@@ -82,13 +98,18 @@ async def test_100_concurrent_appends_to_as_many_sessions_all_start_at_1(
         assert await stored(history, f"chat-{number}") == [(1, str(number))]
 
 
-async def test_concurrent_batches_stay_whole_and_contiguous(history: AsyncHistoryManager) -> None:
+@keyed
+async def test_concurrent_batches_stay_whole_and_contiguous(
+    history: AsyncHistoryManager, keyed: int
+) -> None:
     answers: dict[int, Appended] = {}
 
     async def write(number: int) -> None:
         size = number % 5 + 1
         records = [say(f"{number}.{index}") for index in range(size)]
-        answers[number] = await history.append(f"chat-{number % 3}", *records)
+        answers[number] = await history.append(
+            f"chat-{number % 3}", *records, idempotency_key=key(number, keyed)
+        )
 
     await at_once(60, write)
 

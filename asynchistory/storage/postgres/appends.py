@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,6 +21,8 @@ from asynchistory.storage.postgres.arrays import blobs, integers, stored, texts
 #: Appends, and bytes, that one statement takes: more would not be quicker, and hold locks longer.
 MOST, MOST_BYTES = 512, 4 * 1024 * 1024
 APPEND = f"SELECT * FROM append({', '.join(['%s'] * 20)})"
+#: The quicker way of a group in which nothing has a key or an ``expected_seq``.
+APPEND_PLAIN = f"SELECT * FROM append_plain({', '.join(['%s'] * 14)})"
 INSERT_RECORDS = (
     "INSERT INTO records(sid, seq, ts, crc, type, tool_calls, tool_results, id, role, model, body) "
     "SELECT %s, %s + r.number, r.ts, r.crc, r.type, r.calls, r.results, r.id, r.role, r.model, "
@@ -56,7 +58,8 @@ class Group:
 
     def __init__(self, *batches: Batch) -> None:
         self.batches: list[Batch] = []
-        self._sessions: set[str] = set()
+        self._sizes: dict[str, int] = {}  # how many records each session gets
+        self._plain = True
         self._keys: set[tuple[str, str]] = set()
         self._calls: set[tuple[str, str]] = set()
         self._bytes = 0
@@ -71,21 +74,52 @@ class Group:
         full = len(self.batches) >= MOST or self._bytes + size > MOST_BYTES
         if self.batches and (
             full
-            or (batch.expected_seq is not None and name in self._sessions)
+            or (batch.expected_seq is not None and name in self._sizes)
             or (key is not None and (name, key) in self._keys)
             or not calls.isdisjoint(self._calls)
         ):
             return False
         self.batches.append(batch)
-        self._sessions.add(name)
+        self._sizes[name] = self._sizes.get(name, 0) + len(batch.rows)
+        self._plain = self._plain and key is None and batch.expected_seq is None
         if key is not None:
             self._keys.add((name, key))
         self._calls |= calls
         self._bytes += size
         return True
 
-    def values(self) -> list[Any]:
-        """The parameters of :data:`APPEND`."""
+    def statement(self) -> tuple[str, list[Any]]:
+        """What stores them, and its parameters."""
+        return (APPEND_PLAIN, self._plain_values()) if self._plain else (APPEND, self._values())
+
+    def _plain_values(self) -> list[Any]:
+        names = sorted(self._sizes)
+        numbers = {name: number for number, name in enumerate(names, 1)}
+        places: list[int] = []
+        after: list[int] = []
+        rows: list[Row] = []
+        for batch, left in self._with_left():
+            count = len(batch.rows)
+            places += [numbers[batch.session_id]] * count
+            after += range(left + count - 1, left - 1, -1)
+            rows += batch.rows
+        return [
+            texts(names),
+            integers([self._sizes[name] for name in names]),
+            integers(places),
+            integers(after),
+            *row_arrays(rows),
+            self._facts([numbers[batch.session_id] for batch in self.batches]),
+        ]
+
+    def _with_left(self) -> Iterator[tuple[Batch, int]]:
+        """Each batch, and how many records its session gets after it."""
+        left = dict(self._sizes)
+        for batch in self.batches:
+            left[batch.session_id] -= len(batch.rows)
+            yield batch, left[batch.session_id]
+
+    def _values(self) -> list[Any]:
         batches = self.batches
         creatable = {batch.session_id for batch in batches if not batch.expected_seq}
         keyed = [batch.idempotency_key is not None for batch in batches]
@@ -98,7 +132,7 @@ class Group:
             numbers += range(1, count + 1)
             rows += batch.rows
         return [
-            texts(sorted(self._sessions)),
+            texts(sorted(self._sizes)),
             texts(list(creatable)),
             texts([batch.session_id for batch in batches]),
             integers([len(batch.rows) for batch in batches]),
@@ -108,20 +142,26 @@ class Group:
             integers(places),
             integers(numbers),
             *row_arrays(rows),
-            self._facts(),
+            self._facts(range(1, len(batches) + 1)),
             any(keyed),
         ]
 
-    def _facts(self) -> str | None:
+    def _facts(self, places: Iterable[int]) -> str | None:
         found = [
             {"batch": place, **_stored_facts(facts)._asdict()}
-            for place, batch in enumerate(self.batches, 1)
+            for place, batch in zip(places, self.batches, strict=True)
             for facts in merged(batch.calls)
         ]
         return msgspec.json.encode(found).decode() if found else None
 
     def answers(self, found: Iterable[Sequence[Any]]) -> list[Appended | AsyncHistoryError]:
         """What each batch is told."""
+        if self._plain:
+            ends = dict(zip(sorted(self._sizes), found, strict=True))
+            return [
+                _appended(batch, ends[batch.session_id][0], ends[batch.session_id][1] - left)
+                for batch, left in self._with_left()
+            ]
         return [
             _answer(batch, _Found(*row)) for batch, row in zip(self.batches, found, strict=True)
         ]
@@ -144,12 +184,7 @@ def _answer(batch: Batch, found: _Found) -> Appended | AsyncHistoryError:
     name = batch.session_id
     if found.fine:
         assert found.epoch is not None
-        return Appended(
-            session_id=name,
-            epoch=found.epoch,
-            first_seq=found.start + 1,
-            last_seq=found.start + len(batch.rows),
-        )
+        return _appended(batch, found.epoch, found.start + len(batch.rows))
     if found.known is not None:
         if found.known != batch.digest:
             return IdempotencyMismatchError(name, batch.idempotency_key or "")
@@ -161,6 +196,15 @@ def _answer(batch: Batch, found: _Found) -> Appended | AsyncHistoryError:
             replayed=True,
         )
     return SequenceConflictError(name, batch.expected_seq or 0, found.seq)
+
+
+def _appended(batch: Batch, epoch: int, end: int) -> Appended:
+    return Appended(
+        session_id=batch.session_id,
+        epoch=epoch,
+        first_seq=end - len(batch.rows) + 1,
+        last_seq=end,
+    )
 
 
 def row_arrays(rows: Sequence[Row]) -> list[Any]:

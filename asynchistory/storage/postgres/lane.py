@@ -24,7 +24,7 @@ from asynchistory.errors import (
     StorageUnavailableError,
 )
 from asynchistory.runs import start_task, wake
-from asynchistory.storage.postgres.appends import APPEND, Group
+from asynchistory.storage.postgres.appends import Group
 from asynchistory.storage.postgres.jobs import Job
 from asynchistory.storage.postgres.problems import RETRIED, passing, translate
 from asynchistory.storage.postgres.sql import Statements
@@ -265,9 +265,9 @@ class Lane:
         return jobs
 
     async def _append(self, jobs: list[Job], group: Group) -> None:
-        values = group.values()
+        statement = group.statement()
         try:
-            found = await self._attempt(lambda db: db.repeated(APPEND, values), jobs)
+            found = await self._attempt(lambda db: db.repeated(*statement), jobs)
         except psycopg.Error:
             if len(jobs) == 1:
                 raise

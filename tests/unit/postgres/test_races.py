@@ -17,6 +17,7 @@ from asynchistory import (
     SequenceConflictError,
     SessionNotFoundError,
     StorageUnavailableError,
+    Version,
 )
 from asynchistory.storage.postgres.places import lock_of
 from tests.contract.archiving import say
@@ -67,6 +68,44 @@ def before(proxy: Proxy, words: bytes, action: Callable[[], object]) -> None:
 
 
 # -- changes that wait
+
+
+@pytest.mark.parametrize("key", [None, "once"])
+async def test_an_append_to_what_others_just_made_goes_on_from_there(
+    history: AsyncHistoryManager, url: str, key: str | None
+) -> None:
+    def theirs(other: psycopg.Connection) -> None:
+        other.execute(_NEW, ("chat",))
+        other.execute("UPDATE sessions SET seq = 3 WHERE id = 'chat'")
+
+    appended = await meanwhile(
+        url, theirs, lambda: history.append("chat", say("ours"), idempotency_key=key)
+    )
+
+    assert (appended.first_seq, appended.last_seq) == (4, 4)
+    assert await history.storage.version("chat") == Version(appended.epoch, 4)
+    session = await history.get_session("chat")
+    assert session is not None
+    assert session.user_id == "ann"
+
+
+@pytest.mark.parametrize("key", [None, "once"])
+async def test_an_append_to_what_others_have_deleted_begins_anew(
+    history: AsyncHistoryManager, url: str, key: str | None
+) -> None:
+    old = await history.append("chat", say("old"))
+
+    def theirs(other: psycopg.Connection) -> None:
+        other.execute("DELETE FROM records")
+        other.execute("DELETE FROM sessions WHERE id = 'chat'")
+
+    appended = await meanwhile(
+        url, theirs, lambda: history.append("chat", say("new"), idempotency_key=key)
+    )
+
+    assert appended.first_seq == 1
+    assert appended.epoch > old.epoch
+    assert await texts(history) == ["new"]
 
 
 async def test_a_replace_of_what_others_just_made_replaces_that(

@@ -136,7 +136,7 @@ async def test_a_server_that_only_reads_is_read_and_says_where_to_write(
     [
         ("DROP TABLE calls, rollup CASCADE", "statistics"),
         ("ALTER TABLE records DROP COLUMN body", "read"),
-        ("DROP FUNCTION append", "append"),
+        ("DROP FUNCTION append_plain", "append"),
     ],
 )
 async def test_what_is_missing_of_ours_is_said_so(

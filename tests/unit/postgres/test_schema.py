@@ -133,7 +133,9 @@ async def test_an_earlier_schema_opens_with_all_that_it_holds(
     with monkeypatch.context() as patch:
         migrate_by(patch, *MIGRATIONS[:version])
         async with AsyncHistoryManager(PostgresStorage(url)) as history:
-            await history.append("chat", *[Message.of("user", str(n)) for n in range(5)])
+            # With keys, as all of them can.
+            texts = [Message.of("user", str(number)) for number in range(5)]
+            await history.append("chat", *texts, idempotency_key="texts")
             await history.append("chat", *call(1), idempotency_key="key")
             await history.fork("chat", "fork", at_seq=3)
             await history.truncate("chat", 4)
