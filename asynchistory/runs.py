@@ -44,14 +44,18 @@ def current_run() -> object:
     Raises:
         NoEventLoopError: neither asyncio nor trio is running in this thread.
     """
-    if in_trio():
-        return sys.modules["trio"].lowlevel.current_trio_token()
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
+    run: object = _running()
+    if run is None:
         raise NoEventLoopError(
             "no event loop runs in this thread; from synchronous code use asynchistory_compat"
-        ) from None
+        )
+    return run
+
+
+def _running() -> Any:
+    if in_trio():
+        return sys.modules["trio"].lowlevel.current_trio_token()
+    return asyncio._get_running_loop()
 
 
 def in_trio() -> bool:
@@ -197,6 +201,10 @@ class Waits(ABC):
         """
 
     @abstractmethod
+    def rouse(self, waiters: list[Waiter]) -> None:
+        """Wake these. For the run's own thread."""
+
+    @abstractmethod
     def watch(self) -> None:
         """Have :meth:`look` called from time to time until there is nothing to wait for."""
 
@@ -339,7 +347,14 @@ class _AsyncioWaits(Waits):
     def post(self, waiters: list[Waiter]) -> None:
         loop = self.run()
         if loop is not None:
-            loop.call_soon_threadsafe(_wake_asyncio, waiters)
+            loop.call_soon_threadsafe(self.rouse, waiters)
+
+    def rouse(self, waiters: list[Waiter]) -> None:
+        for waiter in waiters:
+            waiter.done = True
+            future = waiter.sleeper
+            if future is not None and not future.done():
+                future.set_result(None)
 
     def watch(self) -> None:
         def look() -> None:
@@ -347,14 +362,6 @@ class _AsyncioWaits(Waits):
                 self.watch()
 
         self.run().call_later(self.PATIENCE, look)
-
-
-def _wake_asyncio(waiters: list[Waiter]) -> None:
-    for waiter in waiters:
-        waiter.done = True
-        future = waiter.sleeper
-        if future is not None and not future.done():
-            future.set_result(None)
 
 
 class _TrioWaits(Waits):
@@ -379,7 +386,14 @@ class _TrioWaits(Waits):
     def post(self, waiters: list[Waiter]) -> None:
         token = self.run()
         if token is not None:
-            token.run_sync_soon(_wake_trio, waiters)
+            token.run_sync_soon(self.rouse, waiters)
+
+    def rouse(self, waiters: list[Waiter]) -> None:
+        reschedule = sys.modules["trio"].lowlevel.reschedule
+        for waiter in waiters:
+            waiter.done = True
+            if waiter.sleeper is not None:
+                reschedule(waiter.sleeper)
 
     def watch(self) -> None:
         # At the very end of a run there are no more system tasks; nor is it busy then.
@@ -395,22 +409,17 @@ class _TrioWaits(Waits):
             looking = self.look()
 
 
-def _wake_trio(waiters: list[Waiter]) -> None:
-    reschedule = sys.modules["trio"].lowlevel.reschedule
-    for waiter in waiters:
-        waiter.done = True
-        if waiter.sleeper is not None:
-            reschedule(waiter.sleeper)
-
-
 def wake(waiters: Iterable[Waiter]) -> None:
     """Wake these, from any thread, with one call into each event loop."""
     by_run: dict[Waits, list[Waiter]] = {}
     for waiter in waiters:
         by_run.setdefault(waiter.waits, []).append(waiter)
+    here = _running()
     for waits, group in by_run.items():
         try:
-            waits.post(group)
+            # From within the run it needs no turn of the loop.
+            inside = here is not None and waits.run() is here
+            (waits.rouse if inside else waits.post)(group)
             waits.posted()
         except RuntimeError:
             # That run is over (asyncio: "Event loop is closed", trio: RunFinishedError):

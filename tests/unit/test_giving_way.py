@@ -23,6 +23,9 @@ class Waits(runs.Waits):
     def post(self, waiters: list[Waiter]) -> None:
         raise NotImplementedError
 
+    def rouse(self, waiters: list[Waiter]) -> None:
+        raise NotImplementedError
+
     def watch(self) -> None:
         raise NotImplementedError
 

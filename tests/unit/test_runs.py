@@ -125,6 +125,14 @@ async def test_a_task_is_woken_from_its_own_loop() -> None:
     assert waits.ended == ["a done", "a went on"]
 
 
+async def test_from_its_own_loop_a_task_is_woken_without_a_turn_of_it() -> None:
+    async with anyio.create_task_group() as tasks:
+        waiter = await Waits(tasks).start("a")
+        wake([waiter])
+
+        assert waiter.done
+
+
 async def test_a_wait_that_was_woken_before_it_began_ends_at_once() -> None:
     waiter = Waiter()
     await from_thread(lambda: wake([waiter]))
