@@ -122,6 +122,19 @@ async def test_what_was_left_out_is_left_out(
     assert replace(found, seq=0, session_id="", record_id="", timestamp=None) == record
 
 
+async def test_a_message_of_very_many_tool_calls_and_results_comes_back(
+    history: AsyncHistoryManager,
+) -> None:
+    parts = [ToolCallPart(id="c", name="f"), ToolResultPart(id="c")] * 33_000
+    message = Message.of("assistant", parts)
+    await history.append("chat", message)
+
+    [found] = await history.last("chat", 1)
+    assert isinstance(found, Message)
+    assert found.parts == message.parts
+    assert (await history.count()).roles == {"assistant": 1}
+
+
 async def test_records_survive_reopening(make_storage: Callable[[], Storage]) -> None:
     async with AsyncHistoryManager(make_storage()) as history:
         await history.append("chat", *FULL)

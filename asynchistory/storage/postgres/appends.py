@@ -31,6 +31,8 @@ INSERT_RECORDS = (
 )
 
 _MESSAGE = TYPE_CODES["message"]
+#: What is counted of a message's parts, each in a smallint: a message that has more counts so many.
+_COUNTED, _MOST_PARTS = ("tool_call", "tool_result"), 32767
 
 
 class _Part(msgspec.Struct):
@@ -229,7 +231,8 @@ def _of_body(row: Row) -> tuple[str | None, str | None, int | None, int | None]:
         sketch = _sketch(row.body)
         kinds = [part.type for part in sketch.parts]
         role = None if sketch.role is None else stored(sketch.role)
-        return role, None, min(kinds.count("tool_call"), 32767), kinds.count("tool_result")
+        calls, results = (min(kinds.count(kind), _MOST_PARTS) for kind in _COUNTED)
+        return role, None, calls, results
     if row.type in CALL_TYPES:
         model = _sketch(row.body).model
         return None, None if model is None else stored(model), None, None

@@ -88,7 +88,8 @@ class Listener:
         connection: Connection | None = None
         try:
             with scope:
-                connection = await self._lane.connect()
+                # At once or not at all: whoever waits can look instead.
+                connection = await self._lane.connect(patience=0)
                 connection.add_notify_handler(
                     lambda notify: self._announcements.tell(notify.payload)
                 )
