@@ -77,7 +77,7 @@ def _drop(url: str) -> None:
             connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
 
 
-def _schema_of(url: str) -> str:
+def schema_of(url: str) -> str:
     return dict(parse_qsl(urlsplit(url).query))["schema"]
 
 
@@ -104,7 +104,7 @@ async def texts(history: AsyncHistoryManager, session_id: str = "chat") -> list[
 def stranger(url: str, attributes: str = "LOGIN") -> Iterator[tuple[str, str]]:
     """The same store's URL as of a new user without any rights, and the user's name."""
     parts = urlsplit(url)
-    name, password = f"user_{_schema_of(url)}", "cAnArY-7741"
+    name, password = f"user_{schema_of(url)}", "cAnArY-7741"
     with _superuser(url) as admin:
         _drop_user(admin, name)
         admin.execute(f"CREATE ROLE {name} {attributes} PASSWORD '{password}'")
@@ -125,7 +125,7 @@ def _drop_user(admin: psycopg.Connection, name: str) -> None:
 def database(url: str, options: str) -> Iterator[str]:
     """The URL of a store in a new database, made with these options."""
     parts = urlsplit(url)
-    name = f"database_{_schema_of(url)}"
+    name = f"database_{schema_of(url)}"
     with _superuser(url) as admin:
         admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         admin.execute(f"CREATE DATABASE {name} TEMPLATE template0 {options}")

@@ -14,7 +14,7 @@ from asynchistory.errors import ConfigurationError
 #: Where our tables are, if the URL does not say.
 SCHEMA = "asynchistory"
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
-_OURS = ("schema", "pool", "lock_timeout", "statement_timeout")
+_OURS = ("schema", "pool", "lock_timeout", "statement_timeout", "pooler")
 _SECRET = ("password", "sslpassword")
 
 
@@ -28,6 +28,7 @@ class Address(NamedTuple):
             ``params``, for poolers refuse or forget that.
         schema: the schema of our tables.
         pool: connections that one event loop reads by, at most.
+        pooler: the URL is that of a pooler, which pools sessions.
         lock_timeout: seconds to wait for what others have locked.
         statement_timeout: seconds that one statement may take.
     """
@@ -37,6 +38,7 @@ class Address(NamedTuple):
     settings: str
     schema: str
     pool: int
+    pooler: bool
     lock_timeout: float
     statement_timeout: float
 
@@ -74,11 +76,21 @@ def parse(url: str) -> Address:
     params.setdefault("gssencmode", "disable")
     params["client_encoding"] = "UTF8"
     settings = (
-        f"SET search_path = {schema}; SET lock_timeout = {int(lock_timeout * 1000)}; "
+        f'SET search_path = "{schema}"; SET lock_timeout = {int(lock_timeout * 1000)}; '
         f"SET statement_timeout = {int(statement_timeout * 1000)}"
     )
+    pooler = ours.get("pooler")
+    if pooler not in (None, "session"):
+        raise ConfigurationError("pooler in a PostgreSQL URL can only be session")
     return Address(
-        _without_secrets(url), params, settings, schema, int(pool), lock_timeout, statement_timeout
+        url=_without_secrets(url),
+        params=params,
+        settings=settings,
+        schema=schema,
+        pool=int(pool),
+        pooler=pooler is not None,
+        lock_timeout=lock_timeout,
+        statement_timeout=statement_timeout,
     )
 
 

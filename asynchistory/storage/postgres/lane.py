@@ -20,6 +20,7 @@ import psycopg
 from asynchistory.errors import (
     AsyncHistoryError,
     BusyError,
+    ConfigurationError,
     OutcomeUnknownError,
     StorageUnavailableError,
 )
@@ -113,6 +114,8 @@ class Lane:
                 raise StorageUnavailableError(
                     f"{address.url}: the database is not in UTF8; create one that is"
                 )
+            if not address.pooler:
+                await self._refuse_pooler(connection)
             await connection.execute(address.settings)
             if connection.pgconn.server_version >= 140000:
                 await self._end_with_us(connection)
@@ -120,6 +123,15 @@ class Lane:
             connection.discard()
             raise
         return connection
+
+    async def _refuse_pooler(self, connection: Connection) -> None:
+        """Before anything is set, which a pooler of transactions would leave to others."""
+        cursor = await connection.execute("SELECT pg_backend_pid()")
+        if await cursor.fetchone() != (connection.pgconn.backend_pid,):
+            raise ConfigurationError(
+                f"{self.server.address.url}: a pooler stands before the server; if it pools "
+                "sessions, and not transactions, add pooler=session to the URL"
+            )
 
     async def _end_with_us(self, connection: Connection) -> None:
         """Have the server end the statements of those who went away, if its platform can."""

@@ -93,7 +93,7 @@ class Listener:
                 connection.add_notify_handler(
                     lambda notify: self._announcements.tell(notify.payload)
                 )
-                await connection.execute(f"LISTEN {self._lane.server.address.schema}")
+                await connection.execute(f'LISTEN "{self._lane.server.address.schema}"')
                 self._hears = True
                 self._ready.set()
                 while await self._turn(connection):

@@ -126,6 +126,22 @@ MERGE = ", ".join(
     ]
 )
 
+_LOCK = """\
+    LOOP
+        SELECT coalesce(array_agg(l.id), '{}'), coalesce(bool_or(l.watched > moment), false)
+        INTO locked, watched FROM (
+            SELECT s.id, s.watched FROM sessions s WHERE s.id = ANY(names)
+            ORDER BY s.id FOR NO KEY UPDATE
+        ) l;
+        EXIT WHEN cardinality(locked) = cardinality(names);
+        missing := ARRAY(
+            SELECT m.id FROM unnest(creatable) m(id) WHERE m.id <> ALL(locked) ORDER BY 1
+        );
+        EXIT WHEN cardinality(missing) = 0;
+        INSERT INTO sessions(id, created, updated, epoch)
+            SELECT m.id, moment, moment, nextval('epochs') FROM unnest(missing) m(id)
+            ON CONFLICT DO NOTHING;
+    END LOOP;"""
 _INSERT_CALLS = """\
         INSERT INTO calls AS c
             SELECT sids[f.batch], f.request, f.provider, f.model, f.day, f.requested, f.responded,
@@ -166,21 +182,7 @@ DECLARE
     sids bigint[]; epochs bigint[]; seqs bigint[]; starts bigint[]; fines boolean[];
     knowns bytea[]; epochs_then bigint[]; firsts bigint[]; lasts bigint[];
 BEGIN
-    LOOP
-        SELECT coalesce(array_agg(l.id), '{{}}'), coalesce(bool_or(l.watched > moment), false)
-        INTO locked, watched FROM (
-            SELECT s.id, s.watched FROM sessions s WHERE s.id = ANY(names)
-            ORDER BY s.id FOR NO KEY UPDATE
-        ) l;
-        EXIT WHEN cardinality(locked) = cardinality(names);
-        missing := ARRAY(
-            SELECT m.id FROM unnest(creatable) m(id) WHERE m.id <> ALL(locked) ORDER BY 1
-        );
-        EXIT WHEN cardinality(missing) = 0;
-        INSERT INTO sessions(id, created, updated, epoch)
-            SELECT m.id, moment, moment, nextval('epochs') FROM unnest(missing) m(id)
-            ON CONFLICT DO NOTHING;
-    END LOOP;
+{_LOCK}
     WITH judged AS (
         SELECT g.*, s.sid, s.epoch, coalesce(s.seq, 0) AS seq,
             k.digest AS known, k.epoch AS epoch_then, k.first_seq, k.last_seq,
@@ -249,9 +251,8 @@ DROP INDEX sessions_updated;
 CREATE INDEX sessions_minute ON sessions(minute);
 """
 
-#: Appends without keys and expectations, which nothing can refuse: their sessions are changed, or
-#: made, in the order that all groups keep. Plans are kept from now on: to plan anew for the sizes
-#: of each group took half of the time of a single append.
+#: Appends without keys and expectations, of which none can be refused. Plans are kept from now on:
+#: to plan anew for the sizes of each group took half of the time of a single append.
 _APPEND_PLAIN = f"""
 ALTER FUNCTION append SET plan_cache_mode = force_generic_plan;
 
@@ -261,23 +262,26 @@ CREATE FUNCTION append_plain(
     r_body text[], r_crc bigint[], r_role text[], r_model text[], r_calls bigint[],
     r_results bigint[], facts jsonb
 ) RETURNS TABLE(o_epoch bigint, o_seq bigint) LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
     moment bigint := now_us();
-    sids bigint[]; epochs bigint[]; seqs bigint[];
+    creatable text[] := names;
+    locked text[];
+    missing text[];
     watched boolean;
+    sids bigint[]; epochs bigint[]; seqs bigint[];
 BEGIN
+{_LOCK}
     WITH changed AS (
-        INSERT INTO sessions AS s(id, created, updated, epoch, seq)
-            SELECT n.id, moment, moment, nextval('epochs'), n.count
-            FROM unnest(names, counts) n(id, count)
-        ON CONFLICT (id) DO UPDATE
-            SET seq = s.seq + excluded.seq, updated = greatest(s.updated, moment)
-        RETURNING s.id, s.sid, s.epoch, s.seq, s.watched
+        UPDATE sessions s SET seq = s.seq + n.count, updated = greatest(s.updated, moment)
+        FROM unnest(names, counts) WITH ORDINALITY n(id, count, place)
+        WHERE s.id = n.id
+        RETURNING n.place, s.sid, s.epoch, s.seq
     )
-    SELECT array_agg(c.sid ORDER BY c.id), array_agg(c.epoch ORDER BY c.id),
-        array_agg(c.seq ORDER BY c.id), bool_or(c.watched > moment)
-    INTO sids, epochs, seqs, watched FROM changed c;
+    SELECT array_agg(c.sid ORDER BY c.place), array_agg(c.epoch ORDER BY c.place),
+        array_agg(c.seq ORDER BY c.place)
+    INTO sids, epochs, seqs FROM changed c;
 
     INSERT INTO records(sid, seq, ts, crc, type, tool_calls, tool_results, id, role, model, body)
         SELECT sids[r.place], seqs[r.place] - r.after, r.ts, r.crc, r.type, r.calls, r.results,

@@ -110,7 +110,9 @@ def _starting(error: BaseException) -> bool:
 
 
 def _unsafe(error: BaseException) -> bool:
-    return isinstance(error, psycopg.OperationalError) and bool(_UNSAFE.search(str(error)))
+    # Without the names that libpq quotes: those of hosts and files.
+    text = re.sub('"[^"]*"', "", str(error))
+    return isinstance(error, psycopg.OperationalError) and bool(_UNSAFE.search(text))
 
 
 def _refusal(error: BaseException) -> str:

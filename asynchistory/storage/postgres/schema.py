@@ -48,7 +48,7 @@ async def _migrate(db: Statements, address: Address, version: int) -> None:
         # Only if it is missing: one that an administrator made needs no right to make others.
         found = await db.rows("SELECT 1 FROM pg_namespace WHERE nspname = %s", (address.schema,))
         if not found:
-            await db.run(f"CREATE SCHEMA {address.schema}")
+            await db.run(f'CREATE SCHEMA "{address.schema}"')
         await db.run(f"CREATE TABLE {_VERSION}(version bigint NOT NULL)")
         await db.run(f"INSERT INTO {_VERSION} VALUES(0)")
     for step in MIGRATIONS[version:]:

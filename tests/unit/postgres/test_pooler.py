@@ -1,4 +1,4 @@
-"""A PostgreSQL store behind PgBouncer, which pools sessions. Skipped where it is not installed."""
+"""A PostgreSQL store behind PgBouncer. Skipped where it is not installed."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from tempfile import TemporaryDirectory
 
 import anyio
+import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from asynchistory import AsyncHistoryManager, PostgresStorage
+from asynchistory import AsyncHistoryManager, ConfigurationError, PostgresStorage
 from tests.contract.archiving import say
 from tests.contract.watching import take
-from tests.postgres import connections, server, texts
+from tests.postgres import schema_of, server, texts, url_of
 
 pytestmark = pytest.mark.anyio
 
@@ -28,46 +30,46 @@ listen_addr = 127.0.0.1
 listen_port = {port}
 unix_socket_dir =
 auth_type = any
-pool_mode = session
+pool_mode = {mode}
 default_pool_size = 10
 """
 
 
-@pytest.fixture
-def pooled(url: str, tmp_path: Path) -> Iterator[str]:
-    """The URL of the store through a pooler of its own."""
+@contextmanager
+def pooling(mode: str) -> Iterator[str]:
+    """The URL of the tests' database through a pooler of its own."""
     program = shutil.which("pgbouncer", path="/usr/bin:/usr/sbin:/usr/local/bin")
     if program is None:
         pytest.skip("PgBouncer is not installed")
-    params = conninfo_to_dict(server())
-    given = {"user": "postgres", "dbname": "postgres", **params}
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    settings = tmp_path / "pgbouncer.ini"
+    given = {"user": "postgres", "dbname": "postgres", **conninfo_to_dict(server())}
     known = ("host", "port", "dbname", "user", "password")
     words = " ".join(f"{name}={given[name]}" for name in known if name in given)
-    settings.write_text(_SETTINGS.format(server=words, port=port))
-    command = [program, str(settings)]
-    if tmp_path.owner() == "root":
-        # It refuses to run as root; as the server's own user it may reach the server's socket.
-        host = Path(str(given.get("host", "")))
-        command += ["-u", host.owner() if host.is_absolute() else "nobody"]
-        for folder in (tmp_path, *tmp_path.parents[:3]):
-            folder.chmod(0o755)
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as pooler:
-        try:
-            assert pooler.stderr is not None
-            for line in pooler.stderr:
-                if "process up" in line:
-                    break
-            else:
-                pytest.fail("PgBouncer did not start")
-            parts = urlsplit(url)
-            schema = [pair for pair in parse_qsl(parts.query) if pair[0] == "schema"]
-            place = f"{given['user']}@127.0.0.1:{port}"
-            yield urlunsplit(("postgresql", place, f"/{given['dbname']}", urlencode(schema), ""))
-        finally:
-            pooler.terminate()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with TemporaryDirectory(prefix="asynchistory-pooler-") as folder:
+        Path(folder).chmod(0o755)
+        settings = Path(folder) / "pgbouncer.ini"
+        settings.write_text(_SETTINGS.format(server=words, port=port, mode=mode))
+        command = [program, str(settings)]
+        if settings.owner() == "root":
+            # It refuses to run as root; as the server's own user it may reach the server's socket.
+            host = Path(str(given.get("host", "")))
+            command += ["-u", host.owner() if host.is_absolute() else "nobody"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as pooler:
+            try:
+                assert pooler.stderr is not None
+                assert any("process up" in line for line in pooler.stderr)
+                place = f"{given['user']}@127.0.0.1:{port}/{given['dbname']}"
+                yield f"postgresql://{place}"
+            finally:
+                pooler.terminate()
+
+
+@pytest.fixture
+def pooled(url: str) -> Iterator[str]:
+    """The URL of the test's store through a pooler of sessions."""
+    with pooling("session") as address:
+        yield f"{address}?schema={schema_of(url)}&pooler=session"
 
 
 async def test_behind_a_pooler_of_sessions_it_is_the_same_store(
@@ -78,21 +80,38 @@ async def test_behind_a_pooler_of_sessions_it_is_the_same_store(
             for number in range(40):
                 tasks.start_soon(behind.append, f"chat-{number % 4}", say(str(number)))
 
-        assert (
-            sorted([len(await texts(history, f"chat-{number}")) for number in range(4)]) == [10] * 4
-        )
+        found = [len(await texts(history, f"chat-{number}")) for number in range(4)]
+        assert found == [10] * 4
         assert len(await texts(behind, "chat-0")) == 10
         async with behind.watch("chat-0", after_seq=10) as records:
             await history.append("chat-0", say("told"))
             assert await take(records, 1) == [11]
 
 
-async def test_a_pooler_gives_what_one_left_to_the_next(pooled: str) -> None:
-    """What a connection was set to is not left to the next: not even another schema."""
-    other = pooled.replace("schema=", "application_name=behind&schema=other_")
+async def test_a_pooler_gives_nothing_of_one_to_the_next(url: str, pooled: str) -> None:
+    """Not even the schema."""
+    other = pooled.replace(schema_of(url), schema_of(url_of(f"{url} of others")))
     for address in (pooled, other, pooled):
         async with AsyncHistoryManager(PostgresStorage(address), level="fresh") as behind:
             await behind.append("chat", say("here"))
     async with AsyncHistoryManager(PostgresStorage(pooled), level="fresh") as behind:
         assert await texts(behind) == ["here"] * 2
-    assert connections(pooled, "behind") == 0
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+async def test_a_pooler_that_nothing_is_said_of_is_refused_before_anything_is_set(
+    url: str, mode: str
+) -> None:
+    with pooling(mode) as address:
+        with psycopg.connect(address, autocommit=True) as before:
+            wanted = before.execute("SHOW search_path").fetchall()
+        with pytest.raises(ConfigurationError, match="pooler=session"):
+            await PostgresStorage(f"{address}?schema={schema_of(url)}").open()
+
+        with psycopg.connect(address, autocommit=True) as after:
+            assert after.execute("SHOW search_path").fetchall() == wanted
+
+
+def test_of_poolers_only_those_of_sessions_can_be_named() -> None:
+    with pytest.raises(ConfigurationError, match="can only be session"):
+        PostgresStorage("postgresql://localhost/chats?pooler=transaction")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import anyio
@@ -11,6 +12,7 @@ import psycopg
 import pytest
 
 from asynchistory import (
+    Appended,
     AsyncHistoryManager,
     HistoryQuery,
     PostgresStorage,
@@ -93,19 +95,54 @@ async def test_an_append_to_what_others_just_made_goes_on_from_there(
 async def test_an_append_to_what_others_have_deleted_begins_anew(
     history: AsyncHistoryManager, url: str, key: str | None
 ) -> None:
-    old = await history.append("chat", say("old"))
+    await history.append("chat", say("old"))
+    appended: list[Appended] = []
 
-    def theirs(other: psycopg.Connection) -> None:
-        other.execute("DELETE FROM records")
-        other.execute("DELETE FROM sessions WHERE id = 'chat'")
+    async def append() -> None:
+        appended.append(await history.append("chat", say("new"), idempotency_key=key))
 
-    appended = await meanwhile(
-        url, theirs, lambda: history.append("chat", say("new"), idempotency_key=key)
-    )
+    with direct(url) as other:
+        async with anyio.create_task_group() as tasks:
+            with other.transaction():
+                other.execute("SELECT 1 FROM sessions FOR UPDATE")
+                tasks.start_soon(append)
+                await until(lambda: held_up(other) == 1)
+                other.execute("UPDATE sessions SET epoch = nextval('epochs')")
+                [[epoch]] = other.execute("SELECT epoch FROM sessions").fetchall()
+                other.execute("DELETE FROM records")
+                other.execute("DELETE FROM sessions")
 
-    assert appended.first_seq == 1
-    assert appended.epoch > old.epoch
+    assert appended[0].first_seq == 1
+    assert appended[0].epoch > epoch
     assert await texts(history) == ["new"]
+
+
+async def test_groups_with_keys_and_without_do_not_wait_for_each_other_in_a_circle(
+    url: str, cut: tuple[str, Proxy]
+) -> None:
+    address, proxy = cut
+    ended: list[bytes] = []
+    proxy.change = lambda data: ended.append(data) or data if b"40P01" in data else data
+    waiting = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"
+    async with (
+        AsyncHistoryManager(PostgresStorage(address)) as one,
+        AsyncHistoryManager(PostgresStorage(address)) as two,
+    ):
+        await one.append("there", say("x"))
+        for number in range(10):
+            with direct(url) as other, direct(url) as looking:
+                other.execute("BEGIN")
+                other.execute(_NEW, (f"new {number}",))
+                async with anyio.create_task_group() as tasks:
+                    for store, key in ((one, f"{number}"), (two, None)):
+                        for name in (f"new {number}", "there"):
+                            tasks.start_soon(
+                                partial(store.append, name, say("x"), idempotency_key=key)
+                            )
+                    await until(lambda: looking.execute(waiting).fetchall() == [(2,)])
+                    other.execute("ROLLBACK")  # and both want the new one
+        assert len(await texts(one, "there")) == 21
+    assert ended == []
 
 
 async def test_a_replace_of_what_others_just_made_replaces_that(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -54,7 +55,8 @@ def follower() -> Iterator[str]:
             assert any("ready to accept read-only" in line for line in process.stderr)
             yield str(folder)
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGINT)  # whoever may still be connected
+            process.wait()
             shutil.rmtree(folder, ignore_errors=True)
 
 

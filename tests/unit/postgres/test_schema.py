@@ -11,7 +11,7 @@ from asynchistory.storage.postgres.migrations import MIGRATIONS, SCHEMA_VERSION
 from tests.contract.archiving import call
 from tests.contract.watching import until
 from tests.faults.proxy import Proxy
-from tests.postgres import direct, held_up
+from tests.postgres import database, direct, held_up, schema_of
 
 pytestmark = pytest.mark.anyio
 
@@ -108,6 +108,21 @@ async def test_what_another_process_has_just_brought_up_to_date_is_not_done_agai
 
     assert version_in(url) == SCHEMA_VERSION + 1
     assert await read(url) == ["old", "new"]
+
+
+@pytest.mark.parametrize("word", ["order", "default"])
+async def test_a_schema_may_have_the_name_of_a_word_of_sql(url: str, word: str) -> None:
+    with database(url, "") as empty:
+        named = empty.replace(f"schema={schema_of(url)}", f"schema={word}")
+        await write(named, "one")
+        await write(named, "two")
+
+        assert await read(named) == ["one", "two"]
+        with direct(named) as db:
+            found = db.execute(
+                "SELECT DISTINCT schemaname FROM pg_tables WHERE tablename = 'records'"
+            ).fetchall()
+        assert found == [(word,)]
 
 
 async def test_a_schema_that_is_there_and_empty_is_filled(url: str) -> None:

@@ -134,3 +134,9 @@ async def test_a_connection_cut_in_tls_is_made_again(
             assert passing(caught.value)
             await over.append("chat", say("two"), idempotency_key="2")
             assert await texts(over) == ["one", "two"]
+
+
+def test_a_place_with_the_name_of_something_of_tls_is_no_fault_of_it() -> None:
+    gone = 'connection to server on socket "/srv/certificates/.s.PGSQL.5432" failed: refused'
+
+    assert passing(psycopg.OperationalError(gone))
