@@ -35,7 +35,7 @@ def follower() -> Iterator[str]:
         found = admin.execute("SELECT setting FROM pg_config WHERE name = 'BINDIR'").fetchall()
         programs = Path(found[0][0])
     place = Path(str(params["host"]))
-    user = place.owner() if place.owner() != Path.home().owner() else None
+    user = place.owner() if os.geteuid() == 0 else None  # PostgreSQL does not run as root
     folder = Path(tempfile.mkdtemp(prefix="asynchistory-replica-"))
     if user is not None:
         shutil.chown(folder, user)
