@@ -1,14 +1,9 @@
-"""Records to rows and back: validation, bounds, checksums.
-
-A record is accepted when it is equal to what its own JSON decodes to. That one
-comparison refuses everything that JSON would lose or change (NaN, infinity,
-tuples, non-string keys, dates, bytes, wrong field types), whatever its cause.
-"""
+"""Records to rows and back, with checksums, and with fields of a newer version."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -20,37 +15,23 @@ import msgspec
 from msgspec.structs import replace
 
 from asynchistory._ids import new_record_id, now_us
-from asynchistory.errors import CorruptRecordError, InvalidRecordError, RecordTooLargeError
+from asynchistory.errors import CorruptRecordError, InvalidRecordError
 from asynchistory.records import (
     JSON,
-    MONEY_UNIT,
     RECORD_TYPES,
     AnyPart,
     AnyRecord,
     Checkpoint,
     CorruptRecord,
-    Cost,
-    LLMResponse,
     Message,
     Record,
     StoredRecord,
     Text,
-    TokenUsage,
     Usage,
 )
+from asynchistory.validation import MAX_RECORD_BYTES, checked_json, encode
 
 T = TypeVar("T", bound=Record)
-
-#: A record takes at most this many bytes as JSON.
-MAX_RECORD_BYTES = 16 * 1024 * 1024
-#: JSON nests at most this deep.
-MAX_DEPTH = 200
-#: Tokens of one call: so few that the sums over millions of calls stay within 64 bits.
-MAX_TOKENS = 10**12
-#: Seconds of one call.
-MAX_SECONDS = 1e9
-#: Money of one call, in units of its currency: what 64 bits hold at 1e-12 a unit.
-MAX_MONEY = 9_000_000
 
 #: Record types as stores write them. A number is never given again.
 TYPE_CODES: dict[str, int] = {cls.record_type: code for code, cls in enumerate(RECORD_TYPES, 1)}
@@ -61,9 +42,7 @@ _MICROSECOND = timedelta(microseconds=1)
 #: Below (in 2106) a float of seconds has the microseconds, and is the quicker way.
 _EXACT = 2**32 * 1_000_000
 _pack_head = struct.Struct(">Bq16s").pack
-_PLAIN = "use only None, bool, numbers, text, lists and objects"
 _EMPTY: dict[str, JSON] = {}
-_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(AnyRecord).decode
 
 
@@ -189,8 +168,8 @@ def dump_record(record: Record) -> bytes:
 
     What it gives, :func:`decode_body` takes back. Nothing is checked.
     """
-    encoded = _encode(record)
-    return _encode(_flatten(record)) if b'"extra":' in encoded else encoded
+    encoded = encode(record)
+    return encode(_flatten(record)) if b'"extra":' in encoded else encoded
 
 
 def encode_json(value: JSON, what: str) -> str:
@@ -199,7 +178,7 @@ def encode_json(value: JSON, what: str) -> str:
     Raises:
         InvalidRecordError: see :func:`encode_record`.
     """
-    return _checked_json(value, what, msgspec.json.decode).decode()
+    return checked_json(value, what, msgspec.json.decode).decode()
 
 
 def digest(operation: str, rows: Iterable[Row]) -> bytes:
@@ -267,7 +246,7 @@ def _text_json(record: Record) -> bytes | None:
         if type(part) is not Text or type(part.text) is not str or part.extra != _EMPTY:
             return None
     try:
-        body = _encode(record)
+        body = encode(record)
     except UnicodeError:
         return None
     return body if len(body) <= MAX_RECORD_BYTES else None
@@ -275,148 +254,14 @@ def _text_json(record: Record) -> bytes | None:
 
 def _record_json(record: Record) -> bytes:
     content = bare(record)
-    body = _checked_json(content)
-    return _encode(_flatten(content)) if b'"extra":' in body else body
+    body = checked_json(content, None, _decode)
+    return encode(_flatten(content)) if b'"extra":' in body else body
 
 
 def bare(record: T) -> T:
     """The record without what the store gives to it."""
     given = {"epoch": None} if isinstance(record, Checkpoint) else {}
     return replace(record, seq=0, session_id="", record_id="", timestamp=None, **given)
-
-
-# -- what is refused ---------------------------------------------------------------------------
-
-
-def _checked_json(
-    value: Any, what: str | None = None, decode: Callable[[bytes], Any] = _decode
-) -> bytes:
-    try:
-        body = _encode(value)
-        if len(body) > 2 * MAX_DEPTH:  # what is shorter cannot nest deeper
-            _check_bounds(body, what or _name(value))
-        if decode(body) != value:
-            raise InvalidRecordError(
-                f"{what or _name(value)} is not plain JSON: {_describe_loss(value)}"
-            )
-    except RecursionError:
-        raise RecordTooLargeError(
-            f"{what or _name(value)} contains itself or nests more than {MAX_DEPTH} levels; "
-            "flatten it"
-        ) from None
-    except InvalidRecordError:
-        raise
-    except UnicodeError:
-        raise InvalidRecordError(
-            f"{what or _name(value)} has text with a lone surrogate, which is not Unicode; "
-            "decode its source with errors='replace'"
-        ) from None
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidRecordError(
-            f"{what or _name(value)} is malformed: {_safe_reason(error)}"
-        ) from None
-    if isinstance(value, Record) and (check := _FIELD_CHECKS.get(type(value))):
-        check(value)
-    return body
-
-
-def _name(record: Record) -> str:
-    return f"the {record.record_type} record"
-
-
-def _check_bounds(body: bytes, what: str) -> None:
-    if len(body) > MAX_RECORD_BYTES:
-        raise RecordTooLargeError(
-            f"{what} takes {len(body)} bytes as JSON, over the limit of {MAX_RECORD_BYTES}; "
-            "store large content elsewhere and keep a Uri or File part"
-        )
-    brackets = body.count(b"[") + body.count(b"{")
-    if brackets > MAX_DEPTH and _depth(msgspec.json.decode(body)) > MAX_DEPTH:
-        raise RecordTooLargeError(f"{what} nests more than {MAX_DEPTH} levels; flatten it")
-
-
-def _depth(value: JSON) -> int:
-    level, depth = [value], 0
-    while level := [item for item in level if type(item) in (dict, list)]:
-        depth += 1
-        level = [
-            child for item in level for child in (item.values() if type(item) is dict else item)
-        ]
-    return depth
-
-
-def _describe_loss(value: Any) -> str:
-    """Which kind of value would not come back from JSON as it is. Never the value itself."""
-    todo = [msgspec.structs.asdict(value) if isinstance(value, msgspec.Struct) else value]
-    while todo:
-        item = todo.pop()
-        if isinstance(item, msgspec.Struct):
-            todo += msgspec.structs.asdict(item).values()
-        elif type(item) is dict:
-            if any(not isinstance(key, str) for key in item):
-                return "an object has keys that are not strings; use str(key)"
-            todo += item.values()
-        elif type(item) in (list, tuple) and not (type(item) is tuple and _is_json_tuple(item)):
-            todo += item
-        elif type(item) is tuple:
-            return "it holds a tuple; use a list"
-        elif type(item) is float and (item != item or item in (float("inf"), float("-inf"))):
-            return "it holds NaN or an infinity; use None or text"
-        elif not isinstance(item, (str, int, float, type(None), bytes, Decimal, list)):
-            return f"it holds a {type(item).__name__}; convert it to text or numbers"
-    return (
-        "it changes on the way through JSON; use only None, bool, numbers, text, lists and objects"
-    )
-
-
-def _is_json_tuple(value: tuple[Any, ...]) -> bool:
-    return not all(isinstance(item, msgspec.Struct) for item in value)
-
-
-def _safe_reason(error: Exception) -> str:
-    # "Expected `str`, got `int` - at `$.role`" names types and places. Others quote content.
-    if isinstance(error, msgspec.ValidationError) and str(error).startswith("Expected `"):
-        return str(error)
-    return f"{type(error).__name__}; {_PLAIN}"
-
-
-def _check_usage(record: TokenUsage | Usage, what: str = "token_usage") -> None:
-    for name in Usage.__struct_fields__[1:]:
-        count = getattr(record, name)
-        if count is not None and not 0 <= count <= MAX_TOKENS:
-            raise InvalidRecordError(f"{name} of a {what} record must be 0 to 10**12")
-
-
-def _check_response(record: LLMResponse) -> None:
-    if record.usage is not None:
-        _check_usage(record.usage, "llm_response")
-    for name in ("response_time", "time_to_first_token"):
-        seconds: float | None = getattr(record, name)
-        if seconds is not None and not 0 <= seconds <= MAX_SECONDS:
-            raise InvalidRecordError(f"{name} must be 0 to {MAX_SECONDS:g} seconds")
-
-
-def _check_cost(record: Cost) -> None:
-    if not record.currency:
-        raise InvalidRecordError("a cost needs its currency, such as USD")
-    for name in ("input_cost", "output_cost", "total_cost"):
-        amount: object = getattr(record, name)
-        if amount is None:
-            continue
-        if not isinstance(amount, Decimal):
-            raise InvalidRecordError(f"{name} must be a Decimal; asynchistory.money() makes one")
-        if not amount.is_finite() or abs(amount) > MAX_MONEY or amount % MONEY_UNIT:
-            raise InvalidRecordError(
-                f"{name} must be finite, at most {MAX_MONEY} and of at most 12 decimal places; "
-                "asynchistory.money() rounds an amount to that"
-            )
-
-
-_FIELD_CHECKS: dict[type, Callable[[Any], None]] = {
-    TokenUsage: _check_usage,
-    LLMResponse: _check_response,
-    Cost: _check_cost,
-}
 
 
 def _id_bytes(record_id: str) -> bytes:
@@ -455,7 +300,7 @@ def _collect_unknown(data: Any) -> None:
 
 
 def _flatten(record: Record) -> dict[str, JSON]:
-    data: dict[str, JSON] = msgspec.json.decode(_encode(record))
+    data: dict[str, JSON] = msgspec.json.decode(encode(record))
     for place, known in _nested(data):
         extra = place.pop("extra", {})
         if taken := extra.keys() & known:

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import anyio
 import msgspec
 
-from asynchistory.codec import MAX_TOKENS
 from asynchistory.errors import (
     ConfigurationError,
     LLMError,
@@ -42,6 +41,7 @@ from asynchistory.llm.problems import facts, problem, refusal, request_id
 from asynchistory.llm.retries import MAX_RETRIES, wait_before_retry
 from asynchistory.llm.sse import EventParser
 from asynchistory.records import JSON, Message, Usage
+from asynchistory.validation import MAX_TOKENS
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,6 @@ from uuid import uuid4
 
 import anyio.to_thread
 
-from asynchistory.codec import MAX_TOKENS
 from asynchistory.errors import (
     ConfigurationError,
     LLMAuthenticationError,
@@ -46,6 +45,7 @@ from asynchistory.llm.port import (
 )
 from asynchistory.records import JSON, AnyPart, Message, Reasoning, Text, ToolCallPart, Usage
 from asynchistory.runs import at_end, current_run
+from asynchistory.validation import MAX_TOKENS
 
 if TYPE_CHECKING:
     from asynchistory.llm.providers import ClientConfig

@@ -33,8 +33,8 @@ from asynchistory import (
     Uri,
     Usage,
 )
-from asynchistory.codec import MAX_RECORD_BYTES
 from asynchistory.records import RECORD_TYPES
+from asynchistory.validation import MAX_RECORD_BYTES
 
 pytestmark = pytest.mark.anyio
 

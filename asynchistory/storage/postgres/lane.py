@@ -145,8 +145,8 @@ class Lane:
         return translate(error, self.server.address.url)
 
     async def _obtain(self, patience: float) -> Connection:
-        """An idle connection, or a new one. Who gives up this wait does not stop its opening."""
-        while (connection := self.take()) is None:
+        """A new connection, or what is idle by then. Who gives up does not stop its opening."""
+        while True:
             opening = self._openings.pop() if self._openings else _Opening(self, patience)
             try:
                 await opening.done.wait()
@@ -156,7 +156,8 @@ class Lane:
                 raise
             if opening.error is not None:
                 raise opening.error
-        return connection
+            if (connection := self.take()) is not None:
+                return connection
 
     def take(self) -> Connection | None:
         """An idle connection whose server is still there."""

@@ -14,7 +14,7 @@ from asynchistory.storage.postgres import listening
 from asynchistory.storage.postgres.lane import PATIENCE
 from tests.contract.archiving import say
 from tests.contract.watching import take, until
-from tests.postgres import connections, direct, proxied, stranger
+from tests.postgres import connections, direct, proxied, schema_of, stranger
 
 pytestmark = pytest.mark.anyio
 
@@ -123,7 +123,7 @@ async def test_who_may_not_listen_looks(
     url: str, writing: AsyncHistoryManager, refusal: str, leave: str
 ) -> None:
     with stranger(url) as (theirs, name), direct(url) as admin:
-        schema = name.removeprefix("user_")
+        schema = schema_of(url)
         admin.execute(f"GRANT ALL ON SCHEMA {schema} TO {name}")
         admin.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {name}")
         admin.execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO {name}")

@@ -12,7 +12,6 @@ import psycopg
 import pytest
 
 from asynchistory import (
-    Appended,
     AsyncHistoryManager,
     HistoryQuery,
     PostgresStorage,
@@ -36,9 +35,15 @@ _NEW = (
 
 
 async def meanwhile(
-    url: str, change: Callable[[psycopg.Connection], Any], call: Callable[[], Awaitable[Any]]
+    url: str,
+    change: Callable[[psycopg.Connection], Any],
+    call: Callable[[], Awaitable[Any]],
+    then: Callable[[psycopg.Connection], Any] = lambda other: None,
 ) -> Any:
-    """What a call gives that waits for another transaction, which then commits this change."""
+    """What a call gives that waits for another transaction, which then commits this change.
+
+    ``then`` is what it changes while it is waited for.
+    """
     outcome: list[Any] = []
 
     async def run() -> None:
@@ -54,6 +59,7 @@ async def meanwhile(
                 tasks.start_soon(run)
                 await until(lambda: bool(outcome or held_up(other)))
                 assert not outcome, "it did not wait"
+                then(other)
     return outcome[0]
 
 
@@ -96,24 +102,23 @@ async def test_an_append_to_what_others_have_deleted_begins_anew(
     history: AsyncHistoryManager, url: str, key: str | None
 ) -> None:
     await history.append("chat", say("old"))
-    appended: list[Appended] = []
+    epochs: list[int] = []
 
-    async def append() -> None:
-        appended.append(await history.append("chat", say("new"), idempotency_key=key))
+    def delete(other: psycopg.Connection) -> None:
+        other.execute("UPDATE sessions SET epoch = nextval('epochs')")
+        epochs.extend(other.execute("SELECT epoch FROM sessions").fetchall()[0])
+        other.execute("DELETE FROM records")
+        other.execute("DELETE FROM sessions")
 
-    with direct(url) as other:
-        async with anyio.create_task_group() as tasks:
-            with other.transaction():
-                other.execute("SELECT 1 FROM sessions FOR UPDATE")
-                tasks.start_soon(append)
-                await until(lambda: held_up(other) == 1)
-                other.execute("UPDATE sessions SET epoch = nextval('epochs')")
-                [[epoch]] = other.execute("SELECT epoch FROM sessions").fetchall()
-                other.execute("DELETE FROM records")
-                other.execute("DELETE FROM sessions")
+    appended = await meanwhile(
+        url,
+        lambda other: other.execute("SELECT 1 FROM sessions FOR UPDATE"),
+        lambda: history.append("chat", say("new"), idempotency_key=key),
+        delete,
+    )
 
-    assert appended[0].first_seq == 1
-    assert appended[0].epoch > epoch
+    assert appended.first_seq == 1
+    assert appended.epoch > max(epochs)
     assert await texts(history) == ["new"]
 
 

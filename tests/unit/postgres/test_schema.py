@@ -127,7 +127,7 @@ async def test_a_schema_may_have_the_name_of_a_word_of_sql(url: str, word: str) 
 
 async def test_a_schema_that_is_there_and_empty_is_filled(url: str) -> None:
     with direct(url) as admin:
-        admin.execute(f"CREATE SCHEMA {url.partition('schema=')[2]}")
+        admin.execute(f"CREATE SCHEMA {schema_of(url)}")
 
     await write(url, "one")
 
